@@ -1,0 +1,78 @@
+// Package vm describes a pod's virtual machine as the rest of the shim sees it: a small interface, so that the
+// hypervisor behind it can be exchanged. It holds types only; pkg/runtime/qemu implements them. Nothing here may
+// know of containers, records or Kubernetes.
+//
+// The life of a Machine, in order:
+//
+//	m := qemu.New(cfg)            // nothing started, nothing on disk
+//	err := m.Start(ctx)           // the hypervisor runs and answers its control socket; the guest is booting
+//	conn, err := m.DialAgent(ctx) // waits until the guest's agent listens; bounded by ctx
+//	addr, err := m.PlugDisk(ctx, vm.Disk{…})
+//	err = m.ResizeDisk(ctx, id, bytes)
+//	err = m.UnplugDisk(ctx, id)   // only after the guest has unmounted it: QEMU does not refuse otherwise
+//	err = m.Stop(ctx)             // idempotent; after it no process, socket or folder of the machine is left
+//
+// Done is closed when the hypervisor is gone for whatever reason; Err then says why.
+package vm
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+// Machine is one pod's virtual machine. Its methods may be called from several goroutines at once; disk
+// operations on different disks do not wait for each other longer than one control command takes.
+type Machine interface {
+	// Start boots the machine and returns when the hypervisor has answered. It undoes everything on error.
+	Start(ctx context.Context) error
+	// DialAgent connects to the agent in the guest, waiting for it to listen until ctx ends.
+	// The connection carries ttrpc. One connection at a time.
+	DialAgent(ctx context.Context) (net.Conn, error)
+	// AgentURL names the agent channel in Kata's form (vsock://CID:1024, hvsock://PATH:1024) or, for a
+	// virtio-serial port, as vserial://PATH.
+	AgentURL() string
+	// PlugDisk hot-plugs d and returns where the guest finds it.
+	PlugDisk(ctx context.Context, d Disk) (DiskAddress, error)
+	// UnplugDisk takes the disk with that id out and releases its backing. Unplugging an unknown id succeeds.
+	UnplugDisk(ctx context.Context, id string) error
+	// ResizeDisk makes the disk sizeBytes large. It returns ErrShrink if that is less than it has now.
+	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
+	// PID is the hypervisor's process id, 0 before Start.
+	PID() int
+	// Done is closed when the hypervisor process has ended.
+	Done() <-chan struct{}
+	// Err says why the hypervisor ended; nil while it runs and after Stop.
+	Err() error
+	// Stop ends the hypervisor (SIGKILL if it must) and removes what Start made.
+	Stop(ctx context.Context) error
+}
+
+// Disk is a block device or a raw image file of the host that is to appear in the guest.
+type Disk struct {
+	// ID is unique in the machine, made of [a-z0-9-], at most 20 bytes; it becomes the virtio-blk serial.
+	ID string
+	// Path is the absolute host path of a block special or regular file.
+	Path     string
+	ReadOnly bool
+}
+
+// DiskAddress says where the guest finds a disk, in the words of the agent's Storage message: Driver is "blk"
+// with Source a PCI path of two-digit hex slots ("02/01"), or "scsi" with Source "id:lun".
+type DiskAddress struct {
+	Driver string
+	Source string
+}
+
+var (
+	// ErrShrink is returned for a resize below the present size.
+	ErrShrink = errors.New("a disk cannot be made smaller")
+	// ErrNoSlot is returned when the machine has no free slot for one more disk.
+	ErrNoSlot = errors.New("no free slot for another disk")
+	// ErrInUse is returned when the disk's backing is already held by another machine or process.
+	ErrInUse = errors.New("disk is in use by another machine")
+	// ErrNotFound is returned for a disk id the machine does not have.
+	ErrNotFound = errors.New("no such disk in the machine")
+	// ErrGone is returned by every operation after the hypervisor has ended.
+	ErrGone = errors.New("virtual machine is gone")
+)
