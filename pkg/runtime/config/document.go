@@ -1,0 +1,197 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// document is the file as it is written. A pointer tells "not set" from a zero, which for some keys means much.
+type document struct {
+	Hypervisor map[string]hypervisorTable `toml:"hypervisor"`
+	Agent      map[string]agentTable      `toml:"agent"`
+	Runtime    runtimeTable               `toml:"runtime"`
+	Direct     directTable                `toml:"katadirect"`
+}
+
+type hypervisorTable struct {
+	Path              *string   `toml:"path"`
+	Kernel            *string   `toml:"kernel"`
+	Initrd            *string   `toml:"initrd"`
+	Image             *string   `toml:"image"`
+	MachineType       *string   `toml:"machine_type"`
+	KernelParams      *string   `toml:"kernel_params"`
+	EnableAnnotations *[]string `toml:"enable_annotations"`
+	DefaultVCPUs      any       `toml:"default_vcpus"` // integer, or since Kata 3 a fraction
+	DefaultMemory     *int      `toml:"default_memory"`
+	DefaultBridges    *int      `toml:"default_bridges"`
+	SharedFS          *string   `toml:"shared_fs"`
+	VirtiofsDaemon    *string   `toml:"virtio_fs_daemon"`
+	VirtiofsCache     *string   `toml:"virtio_fs_cache"`
+	VirtiofsExtraArgs *[]string `toml:"virtio_fs_extra_args"`
+	DisableBlock      *bool     `toml:"disable_block_device_use"`
+	BlockDriver       *string   `toml:"block_device_driver"`
+	BlockAIO          *string   `toml:"block_device_aio"`
+	EnableDebug       *bool     `toml:"enable_debug"`
+}
+
+type agentTable struct {
+	EnableDebug *bool `toml:"enable_debug"`
+	DialTimeout *int  `toml:"dial_timeout"`
+}
+
+type runtimeTable struct {
+	EnableDebug            *bool `toml:"enable_debug"`
+	CreateContainerTimeout *int  `toml:"create_container_timeout"`
+	DisableGuestSeccomp    *bool `toml:"disable_guest_seccomp"`
+}
+
+type directTable struct {
+	Accel *string `toml:"accel"`
+}
+
+// config puts the document over the defaults and checks what can be checked without looking at the host.
+func (d *document) config(log *slog.Logger) (Config, error) {
+	c := Default()
+	h, ok := d.Hypervisor["qemu"]
+	if !ok && len(d.Hypervisor) > 0 {
+		return Config{}, errors.New("no table [hypervisor.qemu]: QEMU is the only hypervisor here")
+	}
+	if err := h.apply(&c.Hypervisor, log); err != nil {
+		return Config{}, err
+	}
+	if err := d.Runtime.apply(&c.Runtime); err != nil {
+		return Config{}, err
+	}
+	if err := d.Agent["kata"].apply(&c.Agent); err != nil {
+		return Config{}, err
+	}
+	set(&c.Direct.Accel, d.Direct.Accel)
+	if err := oneOf("accel", c.Direct.Accel, "", "kvm", "tcg"); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
+	set(&h.Path, t.Path)
+	set(&h.Kernel, t.Kernel)
+	set(&h.KernelParams, t.KernelParams)
+	set(&h.EnableAnnotations, t.EnableAnnotations)
+	set(&h.MemoryMiB, t.DefaultMemory)
+	set(&h.Bridges, t.DefaultBridges)
+	set(&h.VirtiofsDaemon, t.VirtiofsDaemon)
+	set(&h.VirtiofsCache, t.VirtiofsCache)
+	set(&h.VirtiofsArgs, t.VirtiofsExtraArgs)
+	set(&h.DisableBlock, t.DisableBlock)
+	set(&h.BlockDriver, t.BlockDriver)
+	set(&h.BlockAIO, t.BlockAIO)
+	set(&h.Debug, t.EnableDebug)
+	if h.BlockDriver == "virtio-blk-pci" { // the same thing as Kata's Rust runtime spells it
+		h.BlockDriver = BlockVirtioBlk
+	}
+	if t.MachineType != nil && *t.MachineType != "" && *t.MachineType != "q35" {
+		log.Warn("machine_type has no effect: the machine is always q35", "machine_type", *t.MachineType)
+	}
+	return errors.Join(
+		t.bootFiles(h),
+		t.vcpus(h),
+		oneOf("block_device_driver", h.BlockDriver, BlockVirtioBlk, BlockVirtioSCSI),
+		oneOf("block_device_aio", h.BlockAIO, "threads", "native", "io_uring"),
+		oneOf("virtio_fs_cache", h.VirtiofsCache, "never", "none", "auto", "always", "metadata"),
+		oneOf("shared_fs", orElse(t.SharedFS, "virtio-fs"), "virtio-fs"),
+		atLeast("default_memory", h.MemoryMiB, 64),
+		atLeast("default_bridges", h.Bridges, 1),
+	)
+}
+
+// bootFiles takes the initrd. Kata's other way, a disk image, cannot be booted here, and a file that names only an
+// image must not silently boot our own initrd with a kernel of Kata's.
+func (t hypervisorTable) bootFiles(h *Hypervisor) error {
+	initrd, image := orElse(t.Initrd, ""), orElse(t.Image, "")
+	if initrd == "" && image != "" {
+		return fmt.Errorf("image = %q cannot be booted: set initrd (katadirect guest build makes one)", image)
+	}
+	if initrd != "" {
+		h.Initrd = initrd
+	}
+	return nil
+}
+
+// vcpus rounds a fraction up, and takes 0 and below as Kata does: 0 is the default, less is every processor.
+func (t hypervisorTable) vcpus(h *Hypervisor) error {
+	var n float64
+	switch v := t.DefaultVCPUs.(type) {
+	case nil:
+		return nil
+	case int64:
+		n = float64(v)
+	case float64:
+		n = v
+	default:
+		return fmt.Errorf("default_vcpus = %v is not a number", v)
+	}
+	switch {
+	case math.IsNaN(n) || n > 1024:
+		return fmt.Errorf("default_vcpus = %v is not a number of processors", n)
+	case n < 0:
+		h.VCPUs = runtime.NumCPU()
+	case n > 0:
+		h.VCPUs = int(math.Ceil(n))
+	}
+	return nil
+}
+
+func (t runtimeTable) apply(r *Runtime) error {
+	set(&r.Debug, t.EnableDebug)
+	set(&r.DisableGuestSeccomp, t.DisableGuestSeccomp)
+	return seconds("create_container_timeout", t.CreateContainerTimeout, &r.CreateContainerTimeout)
+}
+
+func (t agentTable) apply(a *Agent) error {
+	set(&a.Debug, t.EnableDebug)
+	return seconds("dial_timeout", t.DialTimeout, &a.DialTimeout)
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func orElse(s *string, otherwise string) string {
+	if s == nil {
+		return otherwise
+	}
+	return *s
+}
+
+// seconds sets a time-out; 0 leaves the default, as in Kata.
+func seconds(key string, n *int, to *time.Duration) error {
+	if n == nil || *n == 0 {
+		return nil
+	}
+	if *n < 0 || *n > math.MaxInt32 {
+		return fmt.Errorf("%s = %d is not a number of seconds", key, *n)
+	}
+	*to = time.Duration(*n) * time.Second
+	return nil
+}
+
+func oneOf(key, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return fmt.Errorf("%s = %q is not supported: it may be %q", key, value, allowed)
+}
+
+func atLeast(key string, value, least int) error {
+	if value >= least {
+		return nil
+	}
+	return fmt.Errorf("%s = %d is below %d", key, value, least)
+}
