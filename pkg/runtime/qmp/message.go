@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 )
 
@@ -113,7 +112,7 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 	if err == nil {
 		return line, nil
 	}
-	// Longer than the buffer: rare, so it may cost a copy.
+	// Longer than the buffer, which is rare, so it may cost a copy.
 	whole := append([]byte(nil), line...)
 	for errors.Is(err, bufio.ErrBufferFull) {
 		if len(whole) > maxLine {
@@ -121,9 +120,6 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 		}
 		line, err = in.ReadSlice('\n')
 		whole = append(whole, line...)
-	}
-	if errors.Is(err, io.EOF) {
-		return nil, errors.New("QEMU has hung up")
 	}
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -30,8 +31,11 @@ import (
 // ErrClosed is returned to everybody who waits for something when the client ends, joined with the reason.
 var ErrClosed = errors.New("connection to QEMU is closed")
 
-// errByCaller is the reason after Close.
-var errByCaller = errors.New("closed by this side")
+// Reasons joined to ErrClosed.
+var (
+	errByCaller = errors.New("closed by this side")
+	errHungUp   = errors.New("QEMU has hung up")
+)
 
 // writeTimeout bounds the sending of one command. QEMU reads its socket whenever its main loop runs, and a command
 // fits the socket's buffer many times over: who hits this talks to a QEMU that has been stuck for long.
@@ -173,7 +177,7 @@ func (c *Client) send(line []byte, file *os.File) error {
 		err = c.sendFile(line, file)
 	}
 	if err != nil {
-		c.end(fmt.Errorf("send: %w", err))
+		c.end(reasonOf(err))
 		return c.Err()
 	}
 	return nil
@@ -207,10 +211,21 @@ func (c *Client) read(in *bufio.Reader) {
 			err = c.deliver(line)
 		}
 		if err != nil {
-			c.end(err)
+			c.end(reasonOf(err))
 			return
 		}
 	}
+}
+
+// reasonOf translates the ways in which a peer's end shows on a unix socket: a reset means that it died with
+// something of ours unread.
+func reasonOf(err error) error {
+	for _, hungUp := range []error{io.EOF, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, hungUp) {
+			return errHungUp
+		}
+	}
+	return err
 }
 
 func (c *Client) deliver(line []byte) error {
