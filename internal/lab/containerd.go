@@ -1,0 +1,135 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"text/template"
+	"time"
+
+	"golang.org/x/mod/semver"
+)
+
+// Flavour is one of the containerds the project is tried with.
+type Flavour string
+
+const (
+	// Debian is Debian 12's containerd 1.6, unpacked from its package and not installed.
+	Debian Flavour = "debian"
+	// V2 is containerd 2.x, built from its Go module by hack/containerd.
+	V2 Flavour = "2"
+)
+
+// Flavours are all there are.
+var Flavours = []Flavour{Debian, V2}
+
+// ErrNoContainerd is returned when the programs are not in the cache.
+var ErrNoContainerd = errors.New("containerd is not in the cache: run \"make containerd\" first")
+
+// startTimeout bounds containerd's start, a cold one on a busy machine.
+const startTimeout = time.Minute
+
+//go:embed containerd-1.toml
+var configV1 string
+
+//go:embed containerd-2.toml
+var configV2 string
+
+//go:embed cni.conflist
+var cniConfig string
+
+// DefaultCache is where everything that is downloaded or built once is kept.
+func DefaultCache() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = "/root/.cache" // root without HOME, as under a CI runner
+	}
+	return filepath.Join(dir, "katadirect")
+}
+
+// programs is the folder with containerd, ctr and the runc shim.
+func (f Flavour) programs(cache string) (string, error) {
+	pattern := filepath.Join(cache, "containerd", "debian", "usr", "bin")
+	if f == V2 {
+		pattern = filepath.Join(cache, "containerd", "v2.*")
+	}
+	found, _ := filepath.Glob(filepath.Join(pattern, "containerd"))
+	if len(found) == 0 {
+		return "", fmt.Errorf("%w (looked for %s)", ErrNoContainerd, pattern)
+	}
+	newest := slices.MaxFunc(found, func(a, b string) int {
+		return semver.Compare(filepath.Base(filepath.Dir(a)), filepath.Base(filepath.Dir(b)))
+	})
+	return filepath.Dir(newest), nil
+}
+
+// socket is where containerd listens.
+func (l *Lab) socket() string { return filepath.Join(l.Dir, "containerd.sock") }
+
+// StartContainerd starts containerd, for the first time or after it was stopped or killed, and returns when its
+// runtime service is ready.
+func (l *Lab) StartContainerd(ctx context.Context) error {
+	programs, err := l.opts.Containerd.programs(l.opts.Cache)
+	if err != nil {
+		return err
+	}
+	config, err := l.writeConfig()
+	if err != nil {
+		return err
+	}
+	l.ctrd, err = l.Start(Command{
+		Name: "containerd",
+		Path: filepath.Join(programs, "containerd"),
+		Args: []string{"--config", config},
+		Env:  []string{fmt.Sprintf("PATH=%s:%s:%s", l.opts.BinDir, programs, os.Getenv("PATH"))},
+	})
+	if err != nil {
+		return err
+	}
+	if l.cri == nil {
+		if l.cri, err = dialCRI(l.socket()); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return l.ctrd.waitFor(ctx, l.cri.ready)
+}
+
+// Containerd is the running containerd.
+func (l *Lab) Containerd() *Process { return l.ctrd }
+
+// writeConfig writes containerd's and the CNI's settings and returns the path of the former.
+func (l *Lab) writeConfig() (string, error) {
+	settings := configV1
+	if l.opts.Containerd == V2 {
+		settings = configV2
+	}
+	path := filepath.Join(l.Dir, "containerd.toml")
+	return path, errors.Join(
+		l.writeTemplate(path, settings),
+		l.writeTemplate(filepath.Join(l.Dir, "cni", "10-lab.conflist"), cniConfig))
+}
+
+func (l *Lab) writeTemplate(path, text string) error {
+	t, err := template.New(filepath.Base(path)).Parse(text)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	err = t.Execute(&out, map[string]any{
+		"Dir": l.Dir, "Socket": l.socket(), "PauseImage": PauseImage, "Handlers": l.opts.Handlers,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, out.Bytes(), 0o644)
+}

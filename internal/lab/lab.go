@@ -1,0 +1,151 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say what the lab runs.
+type Options struct {
+	// Containerd is which containerd to run; "" is Debian.
+	Containerd Flavour
+	// Cache is where "make containerd" put the programs; "" is DefaultCache().
+	Cache string
+	// BinDir holds the shims that containerd is to find, before the system's.
+	BinDir string
+	// Handlers are the runtime handlers beside "runc".
+	Handlers []Handler
+}
+
+// Handler is one runtime handler of the CRI, "kata" for instance.
+type Handler struct {
+	Name string
+	// RuntimeType names the shim, as in containerd's configuration ("io.containerd.katadirect.v2").
+	RuntimeType string
+	// ConfigPath reaches the shim in its runtime options; "" sends none.
+	ConfigPath string
+}
+
+// Lab is a running private containerd and what was started beside it. It is safe for concurrent use, except Close.
+type Lab struct {
+	// Dir holds all files of the run. It has the same path inside and outside of the lab.
+	Dir string
+
+	opts      Options
+	ns        *namespace
+	lock      *os.File
+	processes []*Process
+	watched   []string
+	before    []mount
+	cri       *CRI
+	ctrd      *Process
+}
+
+const dirPattern = "katadirect-"
+
+// Open makes a folder and namespaces, starts containerd in them, imports the images and returns when the CRI
+// answers. It undoes everything on error.
+func Open(ctx context.Context, opts Options) (_ *Lab, err error) {
+	if opts.Cache == "" {
+		opts.Cache = DefaultCache()
+	}
+	sweep()
+	l := &Lab{opts: opts}
+	if err := l.makeDir(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_, closeErr := l.Close(context.WithoutCancel(ctx))
+			err = errors.Join(err, closeErr)
+		}
+	}()
+	l.ns, err = newNamespace(ctx, l.Dir, []string{environMark + "=" + l.Dir})
+	if err != nil {
+		return nil, err
+	}
+	if l.before, err = readMounts(l.ns.init.Process.Pid); err != nil {
+		return nil, err
+	}
+	l.Watch("/run")
+	if err := l.StartContainerd(ctx); err != nil {
+		return nil, err
+	}
+	return l, l.importImages(ctx)
+}
+
+// makeDir makes the run's folder and locks it, so that sweep knows the run lives.
+func (l *Lab) makeDir() error {
+	parent := os.Getenv("TMPDIR")
+	if parent == "" {
+		parent = "/var/tmp" // on disk, where /tmp may be memory: volumes are made here
+	}
+	if strings.HasPrefix(parent, "/run") {
+		return fmt.Errorf("TMPDIR=%s: the lab has a /run of its own, use another folder", parent)
+	}
+	var err error
+	if l.Dir, err = os.MkdirTemp(parent, dirPattern); err != nil {
+		return err
+	}
+	if l.lock, err = os.Create(filepath.Join(l.Dir, "lock")); err != nil {
+		return err
+	}
+	return unix.Flock(int(l.lock.Fd()), unix.LOCK_EX)
+}
+
+// sweep removes the folders of runs that were killed. Their processes and mounts went with their namespaces.
+func sweep() {
+	for _, parent := range []string{os.Getenv("TMPDIR"), "/var/tmp"} {
+		locks, _ := filepath.Glob(filepath.Join(parent, dirPattern+"*", "lock"))
+		for _, path := range locks {
+			f, err := os.Open(path)
+			if err != nil {
+				continue
+			}
+			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+				removeCgroups(cgroupOf(filepath.Dir(path)))
+				_ = os.RemoveAll(filepath.Dir(path))
+			}
+			_ = f.Close()
+		}
+	}
+}
+
+// Path is how a file of the lab is reached from the outside. Files below Dir need no such help.
+func (l *Lab) Path(inside string) string { return l.ns.path(inside) }
+
+// Watch names a folder, as seen inside the lab, in which the run must leave nothing behind but empty folders.
+func (l *Lab) Watch(dir string) { l.watched = append(l.watched, dir) }
+
+// CRI is containerd's runtime service.
+func (l *Lab) CRI() *CRI { return l.cri }
+
+// Close stops what the lab started, in reverse order, then looks for what is left of the run and returns it, then
+// ends whatever still runs and removes the folder. Leftovers are one line each: kind, name, where.
+func (l *Lab) Close(ctx context.Context) (leftovers []string, err error) {
+	var errs []error
+	if l.cri != nil {
+		errs = append(errs, l.cri.close())
+	}
+	for _, p := range slices.Backward(l.processes) {
+		errs = append(errs, p.Stop(ctx))
+	}
+	if l.ns != nil {
+		leftovers, err = l.leftoversInside()
+		errs = append(errs, err, l.ns.close(ctx))
+	}
+	removeCgroups(cgroupOf(l.Dir))
+	errs = append(errs, os.RemoveAll(l.Dir))
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	outside, err := leftoversOutside(l.Dir)
+	return append(leftovers, outside...), errors.Join(append(errs, err)...)
+}
