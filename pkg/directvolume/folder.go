@@ -1,0 +1,227 @@
+package directvolume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	recordName = "mountInfo.json"
+	dirMode    = 0o700
+	fileMode   = 0o600
+)
+
+// rootDir is the record root, held open for one operation. Every name below it is a single component that is opened
+// without following links, so whatever stands there cannot lead out of it.
+type rootDir struct {
+	*os.Root
+	dir *os.File
+}
+
+// openRoot opens the record root and returns fs.ErrNotExist when there is none. A root that others could write in is
+// refused: whoever can write a record chooses which of the host's disks a pod gets.
+func openRoot(path string) (*rootDir, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("open record root: %w", err)
+	}
+	dir, err := root.Open(".")
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("open record root: %w", err)
+	}
+	r := &rootDir{Root: root, dir: dir}
+	if err := checkOwner(r.fd()); err != nil {
+		r.close()
+		return nil, fmt.Errorf("%w: record root %s %w", ErrInvalid, path, err)
+	}
+	return r, nil
+}
+
+func (r *rootDir) fd() int { return int(r.dir.Fd()) }
+
+func (r *rootDir) close() {
+	r.dir.Close()
+	r.Root.Close()
+}
+
+// entries reads the names in the root anew.
+func (r *rootDir) entries() ([]fs.DirEntry, error) { return readDir(r.fd()) }
+
+// readDir lists an open folder, whatever was read through its descriptor before.
+func readDir(fd int) ([]fs.DirEntry, error) {
+	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	dir := os.NewFile(uintptr(again), ".")
+	defer dir.Close()
+	return dir.ReadDir(-1)
+}
+
+// sync makes renames and removals in the root durable.
+func (r *rootDir) sync() error {
+	if err := r.dir.Sync(); err != nil {
+		return fmt.Errorf("sync record root: %w", err)
+	}
+	return nil
+}
+
+// folder is one record's folder, held open. The name may meanwhile stand for another one; the content read through
+// it is still of one and the same record.
+type folder struct {
+	root *rootDir
+	name string
+	fd   int
+}
+
+// open opens a folder without locking it. It returns ErrNotFound, or ErrInvalid for what is not a folder of ours.
+func (r *rootDir) open(name string) (*folder, error) {
+	fd, err := unix.Openat(r.fd(), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, ErrNotFound
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return nil, invalidf("%s is not a folder", name)
+	case err != nil:
+		return nil, fmt.Errorf("open record folder %s: %w", name, err)
+	}
+	return &folder{root: r, name: name, fd: fd}, nil
+}
+
+// lock opens a folder and locks it. The lock is flock's: it is gone with the process, however that ends.
+func (r *rootDir) lock(ctx context.Context, name string) (*folder, error) {
+	for {
+		f, err := r.open(name)
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(ctx, f.fd); err != nil {
+			f.close()
+			return nil, fmt.Errorf("lock record folder %s: %w", name, err)
+		}
+		if current, err := f.current(); current || err != nil {
+			if err != nil {
+				f.close()
+				return nil, err
+			}
+			return f, nil
+		}
+		// Replaced or removed while we waited: the lock is on something nobody will find again.
+		f.close()
+	}
+}
+
+// flock waits for an exclusive lock until ctx ends. The kernel's own wait cannot be interrupted, so it asks again and
+// again; a lock is held for a few system calls only.
+func flock(ctx context.Context, fd int) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (f *folder) close() { unix.Close(f.fd) }
+
+// current reports whether the name still stands for this folder.
+func (f *folder) current() (bool, error) {
+	var mine, there unix.Stat_t
+	if err := unix.Fstat(f.fd, &mine); err != nil {
+		return false, fmt.Errorf("stat record folder %s: %w", f.name, err)
+	}
+	err := unix.Fstatat(f.root.fd(), f.name, &there, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("stat record folder %s: %w", f.name, err)
+	}
+	return mine.Dev == there.Dev && mine.Ino == there.Ino, nil
+}
+
+// read returns the record after checking everything about it: owner and mode of the folder and the file, that it is
+// a plain file of a sane size, and its content.
+func (f *folder) read() (Record, error) {
+	if err := checkOwner(f.fd); err != nil {
+		return Record{}, invalidf("the folder %w", err)
+	}
+	// O_NONBLOCK: opening a FIFO or a device that stands there must not hang.
+	fd, err := unix.Openat(f.fd, recordName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return Record{}, invalidf("the folder holds no %s: %w", recordName, err)
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
+		return Record{}, invalidf("%s is not a plain file", recordName)
+	case err != nil:
+		return Record{}, fmt.Errorf("open %s: %w", recordName, err)
+	}
+	file := os.NewFile(uintptr(fd), recordName)
+	defer file.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return Record{}, fmt.Errorf("stat %s: %w", recordName, err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return Record{}, invalidf("%s is not a plain file", recordName)
+	}
+	if err := checkOwner(fd); err != nil {
+		return Record{}, invalidf("%s %w", recordName, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxRecordBytes+1))
+	if err != nil {
+		return Record{}, fmt.Errorf("read %s: %w", recordName, err)
+	}
+	record, err := ParseRecord(data)
+	if err != nil {
+		return Record{}, fmt.Errorf("%s: %w", recordName, err)
+	}
+	return record, nil
+}
+
+// claims returns the ids of the claim files, sorted. Kata's reader takes every other file for a sandbox id; ours
+// takes what can be one.
+func (f *folder) claims() ([]string, error) {
+	entries, err := readDir(f.fd)
+	if err != nil {
+		return nil, fmt.Errorf("list claims: %w", err)
+	}
+	var ids []string
+	for _, entry := range entries {
+		if entry.Type().IsRegular() && CheckSandboxID(entry.Name()) == nil {
+			ids = append(ids, entry.Name())
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// checkOwner says what is wrong when anyone but this process's user and root could have written the file.
+func checkOwner(fd int) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return err
+	}
+	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("belongs to user %d", stat.Uid)
+	}
+	// Kata's Rust tools leave 0755 and 0644. Readable is not a danger, writable is.
+	if mode := fs.FileMode(stat.Mode & 0o7777); mode&0o022 != 0 {
+		return fmt.Errorf("can be written by others (mode %04o)", uint32(mode))
+	}
+	return nil
+}

@@ -1,0 +1,267 @@
+package directvolume
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// tempPrefix begins the names of folders in the making or on their way out. No record's name begins so: base64url
+// has no dot.
+const tempPrefix = ".tmp-"
+
+func tempName() string { return tempPrefix + rand.Text() }
+
+// Add writes the record of a path. Whoever looks, at any instant and after any crash, sees the record before, the
+// record after or none, and never a part of one.
+//
+// A record that stands there is replaced, whatever is wrong with it, unless a living sandbox claims it; even then if
+// Device stays the same, because a volume may grow while it is in use. Otherwise the error is ErrClaimed.
+// ErrInvalid and ErrInvalidKey say what is wrong with the arguments; nothing has been written then.
+func (s *Store) Add(ctx context.Context, volumePath string, r Record) error {
+	if err := s.add(ctx, volumePath, r); err != nil {
+		return fmt.Errorf("add the record of %s: %w", volumePath, err)
+	}
+	return nil
+}
+
+func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
+	names, err := namesFor(volumePath)
+	if err != nil {
+		return err
+	}
+	data, err := r.marshal()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.root, dirMode); err != nil {
+		return fmt.Errorf("make record root: %w", err)
+	}
+	root, err := openRoot(s.root)
+	if err != nil {
+		return err
+	}
+	defer root.close()
+	s.sweepOnce(root)
+
+	made, err := root.makeTemp(ctx, data)
+	if err != nil {
+		return err
+	}
+	defer made.close()
+	// After a successful Add the temporary name stands for nothing, or for what the record replaced.
+	temp := made.name
+	err = s.place(ctx, root, made, names.resolved, r.Device, volumePath)
+	err = errors.Join(err, root.removeAll(temp))
+	if err == nil {
+		err = linkAlias(root, names)
+	}
+	if err != nil {
+		return err
+	}
+	return root.sync()
+}
+
+// makeTemp makes a whole record folder under a temporary name. It is locked, so that sweep keeps off.
+func (r *rootDir) makeTemp(ctx context.Context, data []byte) (*folder, error) {
+	for {
+		name := tempName()
+		if err := unix.Mkdirat(r.fd(), name, dirMode); err != nil {
+			return nil, fmt.Errorf("make record folder: %w", err)
+		}
+		f, err := r.lock(ctx, name)
+		if errors.Is(err, ErrNotFound) {
+			continue // swept before it was locked
+		}
+		if err == nil {
+			if err = f.fill(data); err == nil {
+				return f, nil
+			}
+			f.close()
+		}
+		return nil, errors.Join(err, r.removeAll(name))
+	}
+}
+
+// fill writes mountInfo.json into a new folder, with the exact modes whatever the umask is.
+func (f *folder) fill(data []byte) error {
+	fd, err := unix.Openat(f.fd, recordName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, fileMode)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", recordName, err)
+	}
+	file := os.NewFile(uintptr(fd), recordName)
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Chmod(fileMode), file.Sync(), file.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", recordName, err)
+	}
+	if err := errors.Join(unix.Fchmod(f.fd, dirMode), unix.Fsync(f.fd)); err != nil {
+		return fmt.Errorf("sync record folder: %w", err)
+	}
+	return nil
+}
+
+// place puts the new folder where the record belongs.
+func (s *Store) place(ctx context.Context, root *rootDir, made *folder, name, device, volumePath string) error {
+	for {
+		err := unix.Renameat2(root.fd(), made.name, root.fd(), name, unix.RENAME_NOREPLACE)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("rename record folder: %w", err)
+		}
+		err = s.replace(ctx, root, made, name, device, volumePath)
+		if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		// Removed between the two looks: it can be renamed in after all.
+	}
+}
+
+// replace puts the new record where one stands already. ErrNotFound says that it no longer does.
+func (s *Store) replace(ctx context.Context, root *rootDir, made *folder, name, device, volumePath string) error {
+	old, err := root.lock(ctx, name)
+	if errors.Is(err, ErrInvalid) {
+		return root.exchange(made.name, name) // a file or a link: nobody can claim that
+	}
+	if err != nil {
+		return err
+	}
+	defer old.close()
+	live, _, err := s.sortClaims(old)
+	if err != nil {
+		return err
+	}
+	if len(live) == 0 {
+		return root.exchange(made.name, name)
+	}
+	if current, err := old.read(); err != nil || current.Device != device {
+		return &ClaimedError{VolumePath: volumePath, Sandbox: live[0]}
+	}
+	// The claims have to stay where they are, so the file goes to them.
+	if err := unix.Renameat(made.fd, recordName, old.fd, recordName); err != nil {
+		return fmt.Errorf("replace %s: %w", recordName, err)
+	}
+	if err := unix.Fsync(old.fd); err != nil {
+		return fmt.Errorf("sync record folder: %w", err)
+	}
+	return nil
+}
+
+// exchange swaps two names in one step, so that the record is never absent: Kata's runtimes would share the folder
+// of a container that starts in that instant.
+func (r *rootDir) exchange(a, b string) error {
+	err := unix.Renameat2(r.fd(), a, r.fd(), b, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("exchange record folders: %w", err)
+	}
+	return nil
+}
+
+// Remove removes the record of a path, with everything in its folder. Removing what is not there succeeds. While a
+// living sandbox claims the volume the error is ErrClaimed and the record stays.
+func (s *Store) Remove(ctx context.Context, volumePath string) error {
+	if err := s.remove(ctx, volumePath); err != nil {
+		return fmt.Errorf("remove the record of %s: %w", volumePath, err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, volumePath string) error {
+	names, err := namesFor(volumePath)
+	if err != nil {
+		return err
+	}
+	root, err := openRoot(s.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.close()
+	s.sweepOnce(root)
+	if err := unlinkAlias(root, names); err != nil {
+		return err
+	}
+	for _, name := range slices.Compact([]string{names.resolved, names.literal}) {
+		if err := s.removeName(ctx, root, name, volumePath); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	return root.sync()
+}
+
+func (s *Store) removeName(ctx context.Context, root *rootDir, name, volumePath string) error {
+	f, err := root.lock(ctx, name)
+	if errors.Is(err, ErrInvalid) {
+		return root.removeAll(name) // a file or a link
+	}
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	live, _, err := s.sortClaims(f)
+	if err != nil {
+		return err
+	}
+	if len(live) > 0 {
+		return &ClaimedError{VolumePath: volumePath, Sandbox: live[0]}
+	}
+	// Out of sight in one step, then away: nobody sees a folder without its record.
+	temp := tempName()
+	if err := root.Rename(name, temp); err != nil {
+		return fmt.Errorf("rename record folder: %w", err)
+	}
+	return root.removeAll(temp)
+}
+
+func (r *rootDir) removeAll(name string) error {
+	if err := r.RemoveAll(name); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
+
+// sweepOnce removes what killed processes left in the making. Once per Store is enough for that, and keeps Add from
+// reading the whole root each time.
+func (s *Store) sweepOnce(root *rootDir) {
+	s.swept.Do(func() {
+		found, err := root.entries()
+		if err != nil {
+			return // the operation itself will say it
+		}
+		for _, entry := range found {
+			root.sweep(entry.Name())
+		}
+	})
+}
+
+// sweep removes a temporary name unless its maker lives, which its lock shows. Failing is fine: the next one tries.
+func (r *rootDir) sweep(name string) {
+	if len(name) < len(tempPrefix) || name[:len(tempPrefix)] != tempPrefix {
+		return
+	}
+	f, err := r.open(name)
+	if errors.Is(err, ErrInvalid) {
+		r.Remove(name) // an alias in the making
+		return
+	}
+	if err != nil {
+		return
+	}
+	defer f.close()
+	if unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+		r.RemoveAll(name)
+	}
+}
