@@ -1,0 +1,85 @@
+# Two commands show everything: "make demo" and "make test". Both install what they need (root), from Debian's packages
+# and Go modules alone. Nothing of the system's own is started, stopped or configured.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export HOME ?= /root
+export XDG_CACHE_HOME ?= $(HOME)/.cache
+CACHE := $(XDG_CACHE_HOME)/katadirect
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/katadirect/katadirect/internal/version.Version=$(VERSION)
+
+CONTAINERD2 := $(shell sed -n 's/^require github.com.containerd.containerd.v2 //p' hack/containerd/go.mod)
+CONTAINERD1_DIR := $(CACHE)/containerd/debian
+CONTAINERD2_DIR := $(CACHE)/containerd/$(CONTAINERD2)
+STATICCHECK := $(CACHE)/tools/$(shell sed -n 's/^require honnef.co.go.tools //p' hack/tools/go.mod)/staticcheck
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1 \2/p' Makefile | while read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
+
+demo: setup-demo build guest containerd1 ## one volume from claim to guest and back, in a real machine; writes out/demo.json
+	@bin/katadirect demo
+
+test: root setup-test build guest containerd1 containerd2 lint ## everything: lint, unit, CSI sanity, guest, CRI and crash tests
+	@go test -race -timeout 30m ./cmd/... ./internal/... ./pkg/...
+	@go test -count=1 -p 1 -timeout 60m ./test/...
+
+bench: root setup-test build guest containerd1 ## measure, with the floor beside each figure; writes out/bench.json
+	@go run ./test/bench
+
+build: ## the four programs, static, in bin/
+	@mkdir -p bin
+	@export CGO_ENABLED=0; for p in csi-node agent katadirect; do go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/$$p; done; \
+	  go build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-shim-katadirect-v2 ./cmd/shim
+
+guest: build ## the guest's kernel and initrd, from Debian's packages, in the cache
+	@bin/katadirect guest build
+
+lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, generated code
+	@unformatted=$$(gofmt -l cmd internal pkg test); [ -z "$$unformatted" ] || { echo "not formatted (gofmt -w): $$unformatted"; exit 1; }
+	@go vet ./...
+	@$(STATICCHECK) ./...
+	@go mod verify >/dev/null
+
+generate: setup-test ## make the generated code again
+	@hack/generate.sh
+
+setup: setup-test ## install the Debian packages that everything here needs (root)
+
+clean: ## remove what was built here (the cache stays: $XDG_CACHE_HOME/katadirect)
+	@rm -rf bin out
+
+# --- what the targets above stand on
+
+setup-demo setup-test: setup-%:
+	@hack/setup.sh $*
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "root is missing: machines, namespaces and mounts need it. Run it again with sudo, or as root." >&2; exit 1; }
+
+containerd1: $(CONTAINERD1_DIR)/.complete
+containerd2: $(CONTAINERD2_DIR)/.complete
+
+# Debian's containerd is unpacked, not installed: installing it would start it.
+$(CONTAINERD1_DIR)/.complete:
+	@echo "containerd 1.6: unpacking Debian's package"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@cd $(@D) && apt-get -qq -o APT::Sandbox::User=root download containerd && dpkg-deb -x containerd_*.deb . && rm containerd_*.deb
+	@touch $@
+
+$(CONTAINERD2_DIR)/.complete: hack/containerd/go.mod
+	@echo "containerd $(CONTAINERD2): building from its Go module (a minute or two)"
+	@mkdir -p $(@D)
+	@CGO_ENABLED=0 go build -C hack/containerd -mod=readonly -trimpath \
+	  -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD2)' -o $(@D)/ tool
+	@touch $@
+
+$(STATICCHECK): hack/tools/go.mod
+	@mkdir -p $(@D)
+	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
+	@touch $@
+
+.PHONY: help demo test bench build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2
