@@ -1,0 +1,105 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// removeTimeout bounds the removal of a container, which goes on when the caller has given up.
+const removeTimeout = 2 * time.Minute
+
+// Delete forgets an exec that has stopped, or takes a container that has stopped out of the machine, and with the
+// container that owns it the machine. A failed one can be repeated; after a success the container is not found.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	c, err := s.whole(ctx, r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.process(r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	now, err := p.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	switch now.(type) {
+	case created:
+		s.cancel(c, p, Exit{Status: statusKilled, At: time.Now()})
+	case gone:
+		return nil, noContainer(c.id)
+	}
+	if err := move(p.life, "delete "+p.id(), stopped.delete); err != nil {
+		return nil, err
+	}
+	if p.exec != "" {
+		c.forget(p)
+	} else if err := s.remove(ctx, c); err != nil {
+		return nil, fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	exit, _ := p.exit()
+	if err := move(p.life, "finish deleting", deleting.done); err != nil {
+		return nil, err
+	}
+	return &taskapi.DeleteResponse{
+		Pid: c.pod.pid(), ExitStatus: exit.Status, ExitedAt: timestamppb.New(exit.At),
+	}, nil
+}
+
+// whole returns a container, waiting for one that is still being created: containerd gives up a create that takes too
+// long, and deletes at once.
+func (s *Service) whole(ctx context.Context, id string) (*container, error) {
+	s.mu.Lock()
+	c, ok := s.containers[id]
+	s.mu.Unlock()
+	if !ok {
+		return nil, noContainer(id)
+	}
+	if _, err := c.init.settled(ctx); err != nil {
+		return nil, err
+	}
+	return s.container(id)
+}
+
+// remove takes the container out of the machine, and with its owner the machine.
+func (s *Service) remove(ctx context.Context, c *container) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+
+	err := c.pod.RemoveContainer(ctx, c.id)
+	if c.kind != PodContainer {
+		// The end of the machine takes the container along, whatever the guest had to say about it.
+		if err != nil {
+			c.init.log.Warn("remove the container; its machine is stopped next", "error", err)
+		}
+		err = c.pod.stop(ctx)
+	}
+	if err != nil {
+		_ = move(c.init.life, "keep", deleting.failed)
+		return err
+	}
+	s.release(c)
+	exit, _ := c.init.exit()
+	s.publishDelete(c, exit)
+	c.init.log.Info("container deleted")
+	return nil
+}
+
+// Shutdown ends the shim, if nothing is left in it. containerd asks after every delete that it thinks the last.
+func (s *Service) Shutdown(ctx context.Context, _ *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	if !s.close(true) {
+		return &emptypb.Empty{}, nil
+	}
+	if p := s.machine(); p != nil {
+		if err := p.stop(ctx); err != nil {
+			s.log.Error("stop the machine", "error", err)
+		}
+	}
+	s.shutdown()
+	return &emptypb.Empty{}, nil
+}

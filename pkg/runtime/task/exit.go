@@ -1,0 +1,119 @@
+package task
+
+import (
+	"context"
+	"syscall"
+	"time"
+)
+
+const (
+	// statusKilled is 128 and SIGKILL: the exit status of everything in a machine that is gone.
+	statusKilled = 128 + uint32(syscall.SIGKILL)
+	// killTimeout bounds a kill that nobody waits for.
+	killTimeout = 5 * time.Second
+	// execGrace is how long a container's exit is held back for the exits of its execs, which the guest's kernel
+	// kills together with the first process.
+	execGrace = 5 * time.Second
+	// drainGrace is how long a machine's last output may take once the machine is gone.
+	drainGrace = 2 * time.Second
+)
+
+// watch follows a started process to its end and reports it. The order is fixed:
+//
+//  1. its output is complete in containerd's fifos
+//  2. its exit status is known, and so the agent has forgotten it
+//  3. a container's execs have been reported before
+//  4. State says stopped, then TaskExit is published, then Wait returns
+//  5. with the container that owns the machine, the machine ends
+func (s *Service) watch(c *container, p *process) {
+	s.drain(c, p)
+	exit := s.reap(c, p)
+	p.stdio.close()
+	if p == c.init {
+		s.endExecs(c)
+	}
+	s.exited(c, p, exit)
+	if p == c.init && c.kind != PodContainer {
+		if err := c.pod.stop(context.Background()); err != nil {
+			p.log.Error("stop the machine", "error", err)
+		}
+	}
+}
+
+// drain waits until the process's output is complete, or the machine is gone and there will be no more.
+func (s *Service) drain(c *container, p *process) {
+	drained := p.stdio.drained()
+	select {
+	case <-drained:
+		return
+	case <-c.pod.alive.Done():
+	}
+	p.stdio.hurry()
+	select {
+	case <-drained:
+	case <-time.After(drainGrace + stallLimit):
+		p.log.Warn("output was cut short: the machine is gone")
+	}
+}
+
+// reap gets the exit status from the guest.
+func (s *Service) reap(c *container, p *process) Exit {
+	status, err := c.pod.Wait(c.pod.alive, c.id, p.exec)
+	exit := Exit{Status: uint32(status), At: time.Now()}
+	switch {
+	case err == nil:
+		p.log.Info("process exited", "status", exit.Status)
+	case c.pod.alive.Err() != nil:
+		exit.Status = statusKilled
+		p.log.Warn("process is gone with its machine", "status", exit.Status, "reason", context.Cause(c.pod.alive))
+	default:
+		exit.Status = statusLost
+		p.log.Error("exit status is not known", "status", exit.Status, "error", err)
+	}
+	return exit
+}
+
+// endExecs kills what execs are left of a container whose first process has ended, and waits for their exits.
+func (s *Service) endExecs(c *container) {
+	ctx, cancel := context.WithTimeout(c.pod.alive, execGrace)
+	defer cancel()
+	for _, p := range c.allExecs() {
+		switch p.now().(type) {
+		case starting, running:
+			if err := c.pod.Signal(ctx, c.id, p.exec, syscall.SIGKILL, false); err != nil {
+				p.log.Debug("kill an exec of a container that has ended", "error", err)
+			}
+			p.stdio.hurry()
+		}
+	}
+	limit := time.After(execGrace)
+	for _, p := range c.allExecs() {
+		switch p.now().(type) {
+		case starting, running:
+		default:
+			continue
+		}
+		select {
+		case <-p.exited:
+		case <-limit:
+			p.log.Warn("exec did not end with its container; it is reported as killed")
+			s.exited(c, p, Exit{Status: statusKilled, At: time.Now()})
+		}
+	}
+}
+
+// exited records a process's end and publishes it. Only the first report of one counts.
+func (s *Service) exited(c *container, p *process, e Exit) {
+	if move(p.life, "report the exit", func(a alive) state { return a.exit(e) }) != nil {
+		return
+	}
+	s.publishExit(c, p, e)
+	close(p.exited)
+}
+
+// stopped records the end of a process that never ran. containerd has its error already and gets no event.
+func (s *Service) stopped(p *process, e Exit) {
+	if move(p.life, "give up", func(a alive) state { return a.exit(e) }) == nil {
+		close(p.exited)
+	}
+}

@@ -1,0 +1,79 @@
+package task
+
+import (
+	"context"
+	"os"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// State says how a process is. It never waits for anything.
+func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	c, p, err := s.process(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	out := &taskapi.StateResponse{
+		ID:       c.id,
+		ExecID:   p.exec,
+		Bundle:   c.bundle,
+		Pid:      c.pod.pid(),
+		Status:   p.now().status(),
+		Stdin:    p.stdio.config.Stdin,
+		Stdout:   p.stdio.config.Stdout,
+		Stderr:   p.stdio.config.Stderr,
+		Terminal: p.stdio.config.Terminal,
+	}
+	if e, ended := p.exit(); ended {
+		out.ExitStatus, out.ExitedAt = e.Status, timestamppb.New(e.At)
+	}
+	return out, nil
+}
+
+// Wait blocks until the process has ended and its exit has been published.
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	_, p, err := s.process(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.exited:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	e, _ := p.exit()
+	return &taskapi.WaitResponse{ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At)}, nil
+}
+
+// Pids names the hypervisor's process: those of the container exist in the guest only.
+func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	c, err := s.container(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: c.pod.pid()}}}, nil
+}
+
+// Connect is how containerd finds a shim again after a restart.
+func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid())}
+	if p := s.machine(); p != nil {
+		out.TaskPid = p.pid()
+	}
+	return out, nil
+}
+
+// Stats returns the metrics of the container's cgroup in the guest.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	c, err := s.container(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	stats, err := c.pod.Stats(ctx, c.id)
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.StatsResponse{Stats: stats}, nil
+}

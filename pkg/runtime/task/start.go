@@ -1,0 +1,109 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"syscall"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// statusLost is the exit status of a process whose own is not known, and of one that could not be started.
+const statusLost = 255
+
+// Exec prepares one more process in a running container. Start starts it.
+func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (_ *emptypb.Empty, err error) {
+	c, err := s.container(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetExecID() == "" {
+		return nil, fmt.Errorf("%w: exec without an id", ErrInvalid)
+	}
+	if now, ok := c.init.now().(running); !ok {
+		return nil, fmt.Errorf("cannot exec in container %s: it is %s: %w", c.id, now, ErrState)
+	}
+	var spec specs.Process
+	if err := json.Unmarshal(r.GetSpec().GetValue(), &spec); err != nil {
+		return nil, fmt.Errorf("%w: exec's process spec: %w", ErrInvalid, err)
+	}
+	spec.Terminal = r.GetTerminal()
+	p := &process{
+		life: newLife(created{}), container: c.id, exec: r.GetExecID(), spec: &spec,
+		log: c.init.log.With("exec", r.GetExecID()),
+	}
+	p.stdio, err = openStdio(StdioConfig{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal()}, p.log)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.reserve(p); err != nil {
+		p.stdio.close()
+		return nil, err
+	}
+	s.publishExecAdded(p)
+	return &emptypb.Empty{}, nil
+}
+
+// Start lets a container's first process run, or starts an exec.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	c, p, err := s.process(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	if err := move(p.life, "start", created.start); err != nil {
+		return nil, err
+	}
+	if err := s.launch(ctx, c, p); err != nil {
+		s.stopped(p, Exit{Status: statusLost, At: time.Now()})
+		return nil, c.pod.explain(err)
+	}
+	if err := move(p.life, "run", starting.started); err != nil {
+		return nil, err
+	}
+	s.publishStart(c, p)
+	// From here on the exit may be published: containerd has the start before it in the same queue.
+	s.tasks.Go(func() { s.watch(c, p) })
+	return &taskapi.StartResponse{Pid: c.pod.pid()}, nil
+}
+
+// launch starts the process in the guest and the copying of its streams. On error nothing of it runs any more.
+func (s *Service) launch(ctx context.Context, c *container, p *process) (err error) {
+	if p.exec == "" {
+		err = c.pod.StartContainer(ctx, c.id)
+	} else {
+		err = s.launchExec(ctx, c, p)
+	}
+	if err != nil {
+		p.stdio.close()
+		if ctx.Err() != nil {
+			// The call was given up, but the guest may have started the process all the same.
+			s.killLost(ctx, c, p)
+		}
+		return err
+	}
+	p.stdio.start(guest{
+		stdin:  c.pod.Stdin(c.id, p.exec),
+		stdout: c.pod.Stdout(c.id, p.exec),
+		stderr: c.pod.Stderr(c.id, p.exec),
+	})
+	return nil
+}
+
+func (s *Service) launchExec(ctx context.Context, c *container, p *process) error {
+	if now, ok := c.init.now().(running); !ok {
+		return fmt.Errorf("cannot exec in container %s: it is %s: %w", c.id, now, ErrState)
+	}
+	return c.pod.Exec(ctx, c.id, p.exec, p.spec)
+}
+
+func (s *Service) killLost(ctx context.Context, c *container, p *process) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	if err := c.pod.Signal(ctx, c.id, p.exec, syscall.SIGKILL, false); err != nil {
+		p.log.Debug("kill a process whose start was given up", "error", err)
+	}
+}

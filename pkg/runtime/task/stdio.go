@@ -1,0 +1,279 @@
+package task
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyBuffer is how much is taken from the guest in one read: below 256 KiB the calls cost more than the data.
+const copyBuffer = 256 << 10
+
+// stallLimit is how long a killed process's output may wait for somebody to read the fifo. Before the kill it waits
+// for ever, and the process with it, so that containerd can be restarted without a line lost.
+const stallLimit = 3 * time.Second
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
+
+// StdioConfig names a process's streams as containerd did: paths of fifos or files, file:// URIs, or empty.
+type StdioConfig struct {
+	Stdin, Stdout, Stderr string
+	Terminal              bool
+}
+
+// guest is the other end of the streams.
+type guest struct {
+	stdin          io.WriteCloser
+	stdout, stderr io.Reader
+}
+
+// stdio is one process's three streams, opened on this side. All methods are safe to call at any time, in any order.
+type stdio struct {
+	config StdioConfig
+	log    *slog.Logger
+
+	stdin          *input  // nil without one
+	stdout, stderr *output // nil: read and thrown away, so that the process is not held up
+	outputs        sync.WaitGroup
+	input          sync.WaitGroup
+}
+
+func openStdio(c StdioConfig, log *slog.Logger) (_ *stdio, err error) {
+	s := &stdio{config: c, log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.stdin, err = openInput(c.Stdin); err != nil {
+		return nil, fmt.Errorf("open stdin: %w", err)
+	}
+	if s.stdout, err = openOutput(c.Stdout); err != nil {
+		return nil, fmt.Errorf("open stdout: %w", err)
+	}
+	if c.Terminal {
+		return s, nil
+	}
+	if s.stderr, err = openOutput(c.Stderr); err != nil {
+		return nil, fmt.Errorf("open stderr: %w", err)
+	}
+	return s, nil
+}
+
+// start begins to copy. It returns at once; drained tells when the output is complete.
+func (s *stdio) start(g guest) {
+	if s.stdin != nil {
+		s.input.Go(func() { s.copyIn(g.stdin) })
+	}
+	s.outputs.Go(func() { s.copyOut("stdout", s.stdout, g.stdout) })
+	if !s.config.Terminal {
+		s.outputs.Go(func() { s.copyOut("stderr", s.stderr, g.stderr) })
+	}
+}
+
+func (s *stdio) copyIn(to io.WriteCloser) {
+	// The process is free to end, or to close its stdin, before it has read everything.
+	if _, err := copyStream(to, s.stdin.file); err != nil {
+		s.log.Debug("stdin ended early", "error", err)
+	}
+	if err := to.Close(); err != nil {
+		s.log.Debug("close stdin in the guest", "error", err)
+	}
+}
+
+func (s *stdio) copyOut(name string, to *output, from io.Reader) {
+	var sink io.Writer = io.Discard
+	if to != nil {
+		sink = to
+	}
+	n, err := copyStream(sink, from)
+	if err != nil {
+		s.log.Warn("output ended early", "stream", name, "bytes", n, "error", err)
+	}
+	if to == nil {
+		return
+	}
+	if lost := to.lost.Load(); lost > 0 {
+		s.log.Warn("output that nobody read was thrown away", "stream", name, "bytes", lost)
+	}
+	to.close()
+}
+
+// copyStream is io.Copy with a large pooled buffer; a source or sink that can do without one is left to it.
+func copyStream(to io.Writer, from io.Reader) (int64, error) {
+	if w, ok := from.(io.WriterTo); ok {
+		if _, isFile := from.(*os.File); !isFile {
+			return w.WriteTo(to)
+		}
+	}
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	return io.CopyBuffer(writer{to}, reader{from}, *buffer)
+}
+
+// writer and reader hide the optional methods of what they wrap, which would bring io.Copy's small buffer back.
+type (
+	writer struct{ io.Writer }
+	reader struct{ io.Reader }
+)
+
+// drained returns a channel that is closed when everything the process wrote has been passed on.
+func (s *stdio) drained() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		s.outputs.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// hurry is called when the process has been killed: from now on output waits stallLimit for a reader, no longer.
+func (s *stdio) hurry() {
+	for _, o := range []*output{s.stdout, s.stderr} {
+		if o != nil {
+			o.hurry()
+		}
+	}
+}
+
+// closeStdin lets the process see the end of its input, once what is in the fifo has been read and containerd has
+// closed its side too.
+func (s *stdio) closeStdin() {
+	if s.stdin != nil {
+		s.stdin.release()
+	}
+}
+
+// close gives everything back. Copying that is still under way ends with an error.
+func (s *stdio) close() {
+	if s.stdin != nil {
+		s.stdin.close()
+	}
+	for _, o := range []*output{s.stdout, s.stderr} {
+		if o != nil {
+			o.close()
+		}
+	}
+}
+
+// input is the fifo that a process's stdin comes from. This side holds a writing end as well, so that the stream
+// does not end when containerd restarts or a client of "attach" goes; release lets go of it.
+type input struct {
+	file     *os.File
+	keepOpen *os.File
+	once     sync.Once
+}
+
+func openInput(path string) (*input, error) {
+	if path == "" {
+		return nil, nil
+	}
+	// Opening for reading does not wait with O_NONBLOCK, and then opening for writing finds a reader.
+	file, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	in := &input{file: file}
+	if isFifo(file) {
+		if in.keepOpen, err = os.OpenFile(path, unix.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+	return in, nil
+}
+
+func (i *input) release() {
+	i.once.Do(func() {
+		if i.keepOpen != nil {
+			i.keepOpen.Close()
+		}
+	})
+}
+
+func (i *input) close() {
+	i.release()
+	i.file.Close()
+}
+
+// output is the fifo or file that a process's stdout or stderr goes to.
+type output struct {
+	file     *os.File
+	hurrying atomic.Bool
+	stalled  atomic.Bool
+	lost     atomic.Int64
+}
+
+func openOutput(name string) (*output, error) {
+	if name == "" {
+		return nil, nil
+	}
+	if uri, err := url.Parse(name); err == nil && uri.Scheme != "" && uri.Scheme != "fifo" {
+		if uri.Scheme != "file" {
+			return nil, fmt.Errorf("%w: logging to a %s:// URI; fifos and file:// are supported",
+				ErrNotImplemented, uri.Scheme)
+		}
+		return openLogFile(uri.Path)
+	} else if err == nil && uri.Scheme == "fifo" {
+		name = uri.Path
+	}
+	// A fifo opened for both directions (fifo(7)) neither waits for containerd nor breaks when it restarts: the pipe
+	// fills, the process waits, and goes on when containerd reads again.
+	file, err := os.OpenFile(name, unix.O_RDWR|unix.O_APPEND|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &output{file: file}, nil
+}
+
+func openLogFile(path string) (*output, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return &output{file: file}, nil
+}
+
+// Write passes p on, waiting for a reader as long as it may. What cannot be passed on any more is counted and
+// forgotten: the stream must be read to its end all the same.
+func (o *output) Write(p []byte) (int, error) {
+	if o.stalled.Load() {
+		o.lost.Add(int64(len(p)))
+		return len(p), nil
+	}
+	if o.hurrying.Load() {
+		o.setDeadline()
+	}
+	n, err := o.file.Write(p)
+	if err != nil {
+		o.stalled.Store(true)
+		o.lost.Add(int64(len(p) - n))
+	}
+	return len(p), nil
+}
+
+func (o *output) hurry() {
+	o.hurrying.Store(true)
+	o.setDeadline()
+}
+
+// setDeadline reaches a write that is waiting, too. Regular files never wait and have no deadlines.
+func (o *output) setDeadline() { _ = o.file.SetWriteDeadline(time.Now().Add(stallLimit)) }
+
+func (o *output) close() { o.file.Close() }
+
+func isFifo(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeNamedPipe != 0
+}
