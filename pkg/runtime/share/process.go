@@ -1,0 +1,144 @@
+package share
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process names a process for good: its id together with the moment it started, which no later process of the same
+// id can have.
+type Process struct {
+	PID int `json:"pid"`
+	// StartTicks is field 22 of /proc/PID/stat, in clock ticks since the host booted.
+	StartTicks uint64 `json:"startTicks"`
+}
+
+// identify reads the start time of a child that has not been waited for.
+func identify(pid int) (Process, error) {
+	ticks, err := startTicks(pid)
+	return Process{PID: pid, StartTicks: ticks}, err
+}
+
+// startTicks returns fs.ErrNotExist or ESRCH when there is no such process.
+func startTicks(pid int) (uint64, error) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the command in brackets and may hold anything, brackets and spaces too.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat has no start time", pid)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// Kill ends the process and its process group with SIGKILL and waits until it is gone. It serves a fresh process
+// after a crash: a process that has ended, or an id that belongs to another one by now, is success.
+func (p Process) Kill(ctx context.Context) error {
+	if p.PID <= 1 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process %d: %w", p.PID, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// The descriptor holds whoever has the id now; it is ours only if it also started then.
+	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks {
+		return nil
+	}
+	_ = unix.Kill(-p.PID, unix.SIGKILL) // what it has forked; it leads its group
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	return waitPidfd(ctx, fd, p.PID)
+}
+
+func waitPidfd(ctx context.Context, fd, pid int) error {
+	for {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 50)
+		if ready > 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("process %d does not end: %w", pid, ctx.Err())
+		}
+	}
+}
+
+// child is a running child process.
+type child struct {
+	Process
+	done chan struct{}
+	err  error // why it ended; read after done is closed
+}
+
+// startChild starts cmd so that it cannot outlive this process: the kernel kills it when the thread that forked it
+// ends, so one thread is kept for it until it has ended.
+func startChild(cmd *exec.Cmd) (*child, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.WaitDelay = time.Second // a forked child of its own may hold the pipes
+	c := &child{done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		err := cmd.Start()
+		if err == nil {
+			c.Process, err = identify(cmd.Process.Pid)
+		}
+		started <- err
+		if cmd.Process != nil {
+			c.err = ended(cmd.Wait())
+			close(c.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		if cmd.Process != nil {
+			_ = cmd.Process.Kill()
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+func ended(err error) error {
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	return err
+}
+
+// stop kills it and waits.
+func (c *child) stop(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return nil
+	default:
+	}
+	// It has not been waited for, so the id is still its own.
+	_ = syscall.Kill(-c.PID, syscall.SIGKILL)
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("process %d does not end: %w", c.PID, ctx.Err())
+	}
+}
