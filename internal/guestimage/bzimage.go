@@ -35,6 +35,9 @@ const (
 	lz4LegacyBlock = 8 << 20
 )
 
+// lz4MaxRatio is the most that LZ4 can save: a byte of length stands for 255.
+const lz4MaxRatio = 255
+
 // maxKernelBytes bounds what a kernel may unpack to, so that a damaged length
 // cannot exhaust memory. Today's kernels are around 50 MiB.
 const maxKernelBytes = 512 << 20
@@ -79,10 +82,10 @@ func unpackLZ4Legacy(p []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: payload is not LZ4", errKernelFormat)
 	}
 	want := uint64(binary.LittleEndian.Uint32(p[len(p)-4:]))
-	if want > maxKernelBytes {
-		return nil, fmt.Errorf("%w: unpacks to %d bytes", errKernelFormat, want)
-	}
 	p = p[4 : len(p)-4]
+	if want > maxKernelBytes || want > lz4MaxRatio*uint64(len(p)) {
+		return nil, fmt.Errorf("%w: says that %d bytes unpack to %d", errKernelFormat, len(p), want)
+	}
 	var out []byte
 	block := make([]byte, min(want, lz4LegacyBlock))
 	for len(p) > 0 {

@@ -52,82 +52,106 @@ func readLinkage(b []byte) (linkage, error) {
 
 func isELF(b []byte) bool { return bytes.HasPrefix(b, []byte(elf.ELFMAG)) }
 
-// librarySource finds libraries by their name.
+// want is a library by its name, and the package of what needs it.
+type want struct{ soname, pkg string }
+
+// librarySource finds libraries.
 type librarySource interface {
-	// library returns the file of that name for a program from the package
-	// named, or an error that wraps fs.ErrNotExist.
-	library(ctx context.Context, soname, forPackage string) (data []byte, fromPackage string, err error)
+	// prefetch is told what library will be asked for next.
+	prefetch(ctx context.Context, wants []want) error
+	// library returns a library and the package it came from.
+	library(ctx context.Context, w want) (data []byte, fromPackage string, err error)
 }
 
 // elfFile is a program or library in the image, and the package it came from.
 type elfFile struct {
-	path    string
-	data    []byte
-	pkgName string
+	path string
+	data []byte
+	pkg  string
 }
 
 // addClosure puts the libraries that the programs need, and those that these
-// need, into t, and the loader where the programs expect it.
+// need in turn, into t, and the loader where the programs expect it.
 func addClosure(ctx context.Context, t tree, programs []elfFile, src librarySource) error {
-	queue := programs
 	seen := map[string]bool{}
-	for len(queue) > 0 {
-		f := queue[0]
-		queue = queue[1:]
-		l, err := readLinkage(f.data)
-		if err != nil {
-			return fmt.Errorf("libraries of %s: %w", f.path, err)
-		}
-		if l.interp != "" {
-			// The loader is a library too; the well-known path is a link to it.
-			l.needed = append(l.needed, path.Base(l.interp))
-			if real := "/" + guestLibDir + "/" + path.Base(l.interp); clean(l.interp) != clean(real) {
-				if err := t.link(l.interp, real); err != nil {
+	for generation := programs; len(generation) > 0; {
+		var wants []want
+		for _, f := range generation {
+			l, err := readLinkage(f.data)
+			if err != nil {
+				return fmt.Errorf("libraries of %s: %w", f.path, err)
+			}
+			if l.interp != "" {
+				if err := t.linkLoader(l.interp); err != nil {
 					return err
+				}
+				l.needed = append(l.needed, path.Base(l.interp))
+			}
+			for _, soname := range l.needed {
+				if !seen[soname] {
+					seen[soname] = true
+					wants = append(wants, want{soname, f.pkg})
 				}
 			}
 		}
-		for _, name := range l.needed {
-			if seen[name] {
-				continue
-			}
-			seen[name] = true
-			data, pkgName, err := src.library(ctx, name, f.pkgName)
+		if err := src.prefetch(ctx, wants); err != nil {
+			return err
+		}
+		generation = nil
+		for _, w := range wants {
+			data, pkg, err := src.library(ctx, w)
 			if err != nil {
-				return fmt.Errorf("library %s, needed by %s: %w", name, f.path, err)
+				return err
 			}
-			lib := elfFile{path: "/" + guestLibDir + "/" + name, data: data, pkgName: pkgName}
+			lib := elfFile{path: "/" + guestLibDir + "/" + w.soname, data: data, pkg: pkg}
 			if err := t.file(lib.path, 0o755, data); err != nil {
 				return err
 			}
-			queue = append(queue, lib)
+			generation = append(generation, lib)
 		}
 	}
 	return nil
 }
 
+// linkLoader makes the path that programs name their loader by lead to the
+// loader, which is kept among the libraries, being one of them.
+func (t tree) linkLoader(interp string) error {
+	loader := "/" + guestLibDir + "/" + path.Base(interp)
+	if clean(interp) == clean(loader) {
+		return nil
+	}
+	return t.link(interp, loader)
+}
+
 // readInRoot reads a file of an unpacked package, following links as if root
 // were /.
 func readInRoot(root, p string) ([]byte, error) {
-	for range 16 {
-		full := filepath.Join(root, path.Join("/", p))
-		fi, err := os.Lstat(full)
+	at := "/" // what is resolved so far, below root
+	links := 0
+	for rest := strings.Split(p, "/"); len(rest) > 0; {
+		next := path.Join(at, rest[0]) // cannot climb above /
+		rest = rest[1:]
+		fi, err := os.Lstat(filepath.Join(root, next))
 		if err != nil {
 			return nil, err
 		}
 		if fi.Mode()&fs.ModeSymlink == 0 {
-			return os.ReadFile(full)
+			at = next
+			continue
 		}
-		target, err := os.Readlink(full)
+		if links++; links > 40 { // as many as Linux follows
+			return nil, fmt.Errorf("%s: too many links", p)
+		}
+		target, err := os.Readlink(filepath.Join(root, next))
 		if err != nil {
 			return nil, err
 		}
-		if !path.IsAbs(target) {
-			target = path.Join(path.Dir(path.Join("/", p)), target)
+		if path.IsAbs(target) {
+			at = "/"
 		}
-		p = target
+		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return nil, fmt.Errorf("%s: too many links", p)
+	return os.ReadFile(filepath.Join(root, at))
 }
 
 // readMerged reads a file that a package may have with or without /usr in

@@ -7,12 +7,10 @@ import (
 	"debug/elf"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -61,33 +59,36 @@ func (o Options) tools() []tool {
 
 // collection is everything an image consists of, before it is written.
 type collection struct {
-	kernel   unpacked // the package that holds the kernel
-	vmlinuz  string   // the bzImage in it
+	cache    *packageCache
+	kernel   aptPackage // the package that holds the kernel
+	vmlinuz  string     // the bzImage in it
 	tree     tree
 	manifest Manifest
 }
 
 // collect fetches the packages and lays the guest's files out.
 func collect(ctx context.Context, o Options) (*collection, error) {
-	cache := &packageCache{dir: o.CacheDir, progress: o.Progress}
-	c := &collection{tree: newTree(), manifest: Manifest{Packages: map[string]string{}}}
 	tools := o.tools()
 	names := []string{o.KernelPackage}
 	for _, t := range tools {
 		names = append(names, t.pkg)
 	}
-	pkgs, err := cache.fetch(ctx, names...)
+	catalog, err := askApt(ctx, names, o.Progress)
 	if err != nil {
 		return nil, err
 	}
-	byName := map[string]unpacked{}
-	for _, p := range pkgs {
-		byName[p.Name] = p
+	c := &collection{
+		cache:    &packageCache{dir: filepath.Join(o.CacheDir, "packages"), catalog: catalog, progress: o.Progress},
+		tree:     newTree(),
+		manifest: Manifest{Packages: map[string]string{}},
 	}
-	if err := c.addKernel(ctx, cache, byName[o.KernelPackage]); err != nil {
+	if err := c.cache.fetch(ctx, names...); err != nil {
 		return nil, err
 	}
-	if err := c.addTools(ctx, cache, tools, byName); err != nil {
+	if err := c.addKernel(ctx, o.KernelPackage); err != nil {
+		return nil, err
+	}
+	if err := c.addTools(ctx, tools); err != nil {
 		return nil, err
 	}
 	if err := c.addAgent(o.AgentPath); err != nil {
@@ -96,39 +97,14 @@ func collect(ctx context.Context, o Options) (*collection, error) {
 	return c, c.addManifest()
 }
 
-// addKernel finds the kernel, following a meta package to the one it depends
-// on, and puts its modules into the tree.
-func (c *collection) addKernel(ctx context.Context, cache *packageCache, p unpacked) error {
-	for range 3 {
-		found, err := filepath.Glob(filepath.Join(p.root, "boot", "vmlinuz-*"))
-		if err != nil {
-			return err
-		}
-		if len(found) == 1 {
-			c.kernel, c.vmlinuz = p, found[0]
-			break
-		}
-		next := ""
-		for _, d := range p.depends {
-			if strings.HasPrefix(d, "linux-image-") {
-				next = d
-			}
-		}
-		if next == "" {
-			return fmt.Errorf("%w: %s holds no kernel and depends on no linux-image", ErrNoPackage, p.Name)
-		}
-		pkgs, err := cache.fetch(ctx, next)
-		if err != nil {
-			return err
-		}
-		p = pkgs[0]
-	}
-	if c.vmlinuz == "" {
-		return fmt.Errorf("%w: no kernel behind %s", ErrNoPackage, p.Name)
+// addKernel puts the kernel's modules into the tree.
+func (c *collection) addKernel(ctx context.Context, pkg string) error {
+	if err := c.findKernel(ctx, pkg); err != nil {
+		return err
 	}
 	c.manifest.Kernel = strings.TrimPrefix(filepath.Base(c.vmlinuz), "vmlinuz-")
 	c.manifest.Packages[c.kernel.Name] = c.kernel.Version
-	set, err := newModuleSet(c.kernel.root)
+	set, err := newModuleSet(c.cache.root(c.kernel))
 	if err != nil {
 		return err
 	}
@@ -139,38 +115,73 @@ func (c *collection) addKernel(ctx context.Context, cache *packageCache, p unpac
 	return c.addJSON("/etc/katadirect/modules.json", list)
 }
 
+// findKernel finds the package that holds the kernel: pkg, or the one that
+// pkg, a meta package, depends on.
+func (c *collection) findKernel(ctx context.Context, pkg string) error {
+	names := append([]string{pkg}, slices.DeleteFunc(slices.Clone(c.cache.catalog[pkg].Depends), func(n string) bool { return !isKernel(n) })...)
+	for _, name := range names {
+		root, err := c.cache.get(ctx, name)
+		if err != nil {
+			return err
+		}
+		found, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
+		if err != nil {
+			return err
+		}
+		if len(found) == 1 {
+			c.kernel, c.vmlinuz = c.cache.catalog[name], found[0]
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: no kernel in %s", ErrNoPackage, strings.Join(names, ", "))
+}
+
 // addTools copies the tools and the libraries they need.
-func (c *collection) addTools(ctx context.Context, cache *packageCache, tools []tool, byName map[string]unpacked) error {
-	libs := &debianLibraries{cache: cache, have: byName, used: c.manifest.Packages}
+func (c *collection) addTools(ctx context.Context, tools []tool) error {
+	libs := &debianLibraries{cache: c.cache, used: c.manifest.Packages}
 	var programs []elfFile
 	for _, t := range tools {
-		p := byName[t.pkg]
-		c.manifest.Packages[p.Name] = p.Version
-		for _, f := range t.files {
-			data, err := readMerged(p.root, f)
-			if err != nil {
-				return fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
-			}
-			perm := uint64(0o644)
-			if isELF(data) {
-				perm = 0o755
-				programs = append(programs, elfFile{path: f, data: data, pkgName: t.pkg})
-			}
-			if err := c.tree.file(f, perm, data); err != nil {
-				return err
-			}
+		added, err := c.addTool(ctx, t)
+		if err != nil {
+			return fmt.Errorf("package %s: %w", t.pkg, err)
 		}
-		for from, to := range t.links {
-			if err := c.tree.link(from, to); err != nil {
-				return err
-			}
-		}
+		programs = append(programs, added...)
 	}
 	if err := addClosure(ctx, c.tree, programs, libs); err != nil {
 		return err
 	}
 	c.manifest.HostFiles = libs.fromHost
 	return nil
+}
+
+// addTool copies one package's files and returns the programs among them.
+func (c *collection) addTool(ctx context.Context, t tool) ([]elfFile, error) {
+	root, err := c.cache.get(ctx, t.pkg)
+	if err != nil {
+		return nil, err
+	}
+	c.manifest.Packages[t.pkg] = c.cache.catalog[t.pkg].Version
+	var programs []elfFile
+	for _, f := range t.files {
+		data, err := readMerged(root, f)
+		if err != nil {
+			return nil, err
+		}
+		perm := uint64(0o644)
+		if isELF(data) {
+			perm = 0o755
+			programs = append(programs, elfFile{path: f, data: data, pkg: t.pkg})
+		}
+		if err := c.tree.file(f, perm, data); err != nil {
+			return nil, err
+		}
+	}
+	for from, to := range t.links {
+		if err := c.tree.link(from, to); err != nil {
+			return nil, err
+		}
+	}
+	return programs, nil
 }
 
 // addAgent makes the agent the guest's init.
@@ -224,83 +235,4 @@ func checkAgent(file string) error {
 		return fmt.Errorf("%w: %s needs libraries; build it with CGO_ENABLED=0", ErrAgent, file)
 	}
 	return nil
-}
-
-// debianLibraries finds libraries in the packages that the asking package
-// depends on, downloading them as needed, and then on the host.
-type debianLibraries struct {
-	cache    *packageCache
-	have     map[string]unpacked
-	used     map[string]string // versions of the packages that gave something
-	fromHost []string
-}
-
-func (d *debianLibraries) library(ctx context.Context, soname, forPackage string) ([]byte, string, error) {
-	for _, name := range d.candidates(soname, forPackage) {
-		p, ok := d.have[name]
-		if !ok {
-			pkgs, err := d.cache.fetch(ctx, name)
-			if err != nil {
-				return nil, "", err
-			}
-			p = pkgs[0]
-			d.have[name] = p
-		}
-		data, err := findLibrary(p.root, soname)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		d.used[p.Name] = p.Version
-		return data, p.Name, nil
-	}
-	data, err := findLibrary("/", soname)
-	if err == nil {
-		d.fromHost = append(d.fromHost, soname)
-	}
-	return data, forPackage, err
-}
-
-// candidates are the packages to look for a library in: the asking package
-// itself, the one it depends on whose name is the library's by Debian's
-// convention (libcap.so.2 → libcap2), the others with "lib" in front that are
-// unpacked already, then those that would have to be downloaded.
-func (d *debianLibraries) candidates(soname, forPackage string) []string {
-	deps := d.have[forPackage].depends
-	convention := libraryPackage(soname)
-	rank := func(name string) int {
-		_, have := d.have[name]
-		switch {
-		case name == convention:
-			return 0
-		case have:
-			return 1
-		default:
-			return 2
-		}
-	}
-	names := []string{forPackage}
-	for want := range 3 {
-		for _, n := range deps {
-			if strings.HasPrefix(n, "lib") && rank(n) == want {
-				names = append(names, n)
-			}
-		}
-	}
-	return names
-}
-
-// libraryPackage gives the package name that Debian's policy derives from a
-// library's: libfoo.so.1 → libfoo1, libfoo2.so.1 → libfoo2-1.
-func libraryPackage(soname string) string {
-	base, version, ok := strings.Cut(path.Base(soname), ".so.")
-	if !ok || base == "" {
-		return ""
-	}
-	if last := base[len(base)-1]; last >= '0' && last <= '9' {
-		base += "-"
-	}
-	return strings.ReplaceAll(strings.ToLower(base+version), "_", "-")
 }

@@ -100,7 +100,7 @@ func (t tree) digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// writeTo writes the tree as a newc archive, which the kernel unpacks into its
+// writeCPIO writes the tree as a newc archive, which the kernel unpacks into its
 // first root file system. It is not compressed: the guest would take longer to
 // unpack it than to read it.
 func (t tree) writeCPIO(w io.Writer) error {
