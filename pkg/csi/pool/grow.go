@@ -1,0 +1,76 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Grow makes the volume as large as the range asks, durably, and returns it as it then is. A volume that satisfies
+// the range already stays as it is; none is ever made smaller. It returns ErrNotFound, ErrOutOfRange or ErrNoSpace.
+func (p *Pool) Grow(ctx context.Context, id string, size SizeRange) (Volume, error) {
+	v, err := p.Get(ctx, id)
+	if err != nil {
+		return Volume{}, err
+	}
+	newBytes, err := size.chooseGrown(v.FSType, v.SizeBytes)
+	if err != nil {
+		return Volume{}, fmt.Errorf("grow volume %s: %w", id, err)
+	}
+	if newBytes == v.SizeBytes {
+		return v, nil
+	}
+	if err := p.space.grow(v.SizeBytes, newBytes, p.allocatedBytes); err != nil {
+		return Volume{}, fmt.Errorf("grow volume %s: %w", id, err)
+	}
+	if err := p.extendImage(id, newBytes); err != nil {
+		p.space.shrink(newBytes, v.SizeBytes)
+		return Volume{}, fmt.Errorf("grow volume %s: %w", id, diskError(err))
+	}
+	v.SizeBytes = newBytes
+	p.put(v)
+	return v, nil
+}
+
+// CheckGrow returns the size that Grow would give the volume now, or the error it would return.
+func (p *Pool) CheckGrow(ctx context.Context, id string, size SizeRange) (int64, error) {
+	v, err := p.Get(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	newBytes, err := size.chooseGrown(v.FSType, v.SizeBytes)
+	if err == nil && newBytes != v.SizeBytes {
+		err = p.space.check(costBytes(newBytes)-costBytes(v.SizeBytes), p.allocatedBytes)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("grow volume %s: %w", id, err)
+	}
+	return newBytes, nil
+}
+
+func (p *Pool) extendImage(id string, sizeBytes int64) (err error) {
+	f, err := openFolder(p.root, id)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	image, err := f.openImage(unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, image.Close()) }()
+	info, err := image.Stat()
+	if err != nil {
+		return err
+	}
+	// The index is ours alone, the file is not: a truncate to less would destroy data.
+	if info.Size() > sizeBytes {
+		return fmt.Errorf("%w: the image has %d bytes already", ErrOutOfRange, info.Size())
+	}
+	if err := image.Truncate(sizeBytes); err != nil {
+		return err
+	}
+	return image.Sync()
+}

@@ -1,0 +1,114 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// scan rebuilds the index from the folders, finishes deletions and removes creations that a crash cut short.
+func (p *Pool) scan(ctx context.Context) error {
+	for {
+		entries, err := p.root.ReadDir(256)
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := p.scanEntry(ctx, e); err != nil {
+				return fmt.Errorf("%s: %w", e.Name(), err)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return p.root.Sync() // the removals
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (p *Pool) scanEntry(ctx context.Context, e os.DirEntry) error {
+	switch name := e.Name(); {
+	case isDeleted(name):
+		if err := removeFolder(p.root, name); err != nil {
+			p.log.WarnContext(ctx, "a deleted volume's folder cannot be removed; remove it by hand",
+				"folder", name, "error", err)
+			return nil
+		}
+		p.log.InfoContext(ctx, "finished an interrupted deletion", "folder", name)
+	case IsPoolID(name):
+		return p.scanVolume(ctx, name)
+	case name != lockName && name != "lost+found":
+		p.log.WarnContext(ctx, "the pool has an entry that is not a volume; it is left alone", "name", name)
+	}
+	return nil
+}
+
+// scanVolume puts the volume into the index, whole or damaged, or removes it if it was never finished.
+func (p *Pool) scanVolume(ctx context.Context, id string) error {
+	volume, err := p.readVolume(id)
+	if err == nil {
+		p.volumes[id] = entry{volume: volume}
+		p.space.promisedBytes += costBytes(volume.SizeBytes)
+		return nil
+	}
+	if f := new(unfinishedError); errors.As(err, &f) {
+		if err := removeFolder(p.root, id); err == nil {
+			p.log.InfoContext(ctx, "removed a volume whose creation was interrupted", "volume", id, "why", f.why)
+			return nil
+		}
+	}
+	p.log.ErrorContext(ctx, "a volume is damaged; nothing of it is deleted", "volume", id, "error", err)
+	// What it takes is taken from the free space already; nothing more is promised to it.
+	p.volumes[id] = entry{volume: Volume{ID: id}, damage: fmt.Errorf("%w: %s: %w", ErrDamaged, id, err)}
+	return nil
+}
+
+// unfinishedError says that a folder cannot hold anybody's data: no readable volume.json, and nothing ever written
+// to the image.
+type unfinishedError struct{ why error }
+
+func (e *unfinishedError) Error() string { return e.why.Error() }
+
+func (p *Pool) readVolume(id string) (Volume, error) {
+	f, err := openFolder(p.root, id)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer f.close()
+	m, metaErr := f.readMeta()
+	size, imageErr := f.imageSize()
+	switch {
+	case metaErr == nil && imageErr == nil:
+		return p.volume(id, m, size.lengthBytes), nil
+	case metaErr == nil:
+		return Volume{}, imageErr
+	case errors.Is(imageErr, unix.ENOENT), imageErr == nil && size.allocatedBytes == 0:
+		if torn, err := f.metaIsTorn(); !torn {
+			return Volume{}, errors.Join(metaErr, err)
+		}
+		return Volume{}, &unfinishedError{metaErr}
+	}
+	return Volume{}, errors.Join(metaErr, imageErr)
+}
+
+// metaIsTorn reports whether volume.json is missing or as a crash leaves it: empty, cut short, or filled with zeros. A whole one that this program does not understand was written by somebody, and is kept.
+func (f *folder) metaIsTorn() (bool, error) {
+	file, err := openBelow(f.dir, metaName, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxMetaBytes+1))
+	if err != nil {
+		return false, err
+	}
+	return len(data) == 0 || data[len(data)-1] != metaEnd, nil
+}
