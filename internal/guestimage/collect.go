@@ -57,6 +57,13 @@ func (o Options) tools() []tool {
 	return tools
 }
 
+func (o Options) groups() map[string][]string {
+	if o.Bare {
+		return map[string][]string{"boot": moduleGroups["boot"]}
+	}
+	return moduleGroups
+}
+
 // collection is everything an image consists of, before it is written.
 type collection struct {
 	cache    *packageCache
@@ -85,7 +92,7 @@ func collect(ctx context.Context, o Options) (*collection, error) {
 	if err := c.cache.fetch(ctx, names...); err != nil {
 		return nil, err
 	}
-	if err := c.addKernel(ctx, o.KernelPackage); err != nil {
+	if err := c.addKernel(ctx, o.KernelPackage, o.groups()); err != nil {
 		return nil, err
 	}
 	if err := c.addTools(ctx, tools); err != nil {
@@ -98,7 +105,7 @@ func collect(ctx context.Context, o Options) (*collection, error) {
 }
 
 // addKernel puts the kernel's modules into the tree.
-func (c *collection) addKernel(ctx context.Context, pkg string) error {
+func (c *collection) addKernel(ctx context.Context, pkg string, groups map[string][]string) error {
 	if err := c.findKernel(ctx, pkg); err != nil {
 		return err
 	}
@@ -108,7 +115,7 @@ func (c *collection) addKernel(ctx context.Context, pkg string) error {
 	if err != nil {
 		return err
 	}
-	list, err := set.addModules(c.tree, moduleGroups)
+	list, err := set.addModules(c.tree, groups)
 	if err != nil {
 		return err
 	}

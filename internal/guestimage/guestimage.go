@@ -44,8 +44,8 @@ type Options struct {
 	// Btrfs adds mkfs.btrfs and btrfs. The kernel's btrfs modules are always
 	// there: a volume that is btrfs already mounts without the tools.
 	Btrfs bool
-	// Bare leaves out every package but the kernel's: the image holds /init
-	// and modules. Benchmarks boot it as the floor.
+	// Bare leaves out all but /init and the modules of the group "boot".
+	// Benchmarks boot it as the floor.
 	Bare bool
 	// Progress receives one line for each step that takes time. May be nil.
 	Progress func(string)
