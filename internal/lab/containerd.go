@@ -104,11 +104,16 @@ func (l *Lab) StartContainerd(ctx context.Context) error {
 // Containerd is the running containerd.
 func (l *Lab) Containerd() *Process { return l.ctrd }
 
-// writeConfig writes containerd's and the CNI's settings and returns the path of the former.
+// writeConfig writes the settings of containerd, the handlers and the CNI, and returns the path of the first.
 func (l *Lab) writeConfig() (string, error) {
 	settings := configV1
 	if l.opts.Containerd == V2 {
 		settings = configV2
+	}
+	for _, h := range l.opts.Handlers {
+		if err := os.WriteFile(filepath.Join(l.Dir, h.Name+".toml"), []byte(h.Config), 0o644); err != nil {
+			return "", err
+		}
 	}
 	path := filepath.Join(l.Dir, "containerd.toml")
 	return path, errors.Join(

@@ -29,8 +29,8 @@ type Handler struct {
 	Name string
 	// RuntimeType names the shim, as in containerd's configuration ("io.containerd.katadirect.v2").
 	RuntimeType string
-	// ConfigPath reaches the shim in its runtime options; "" sends none.
-	ConfigPath string
+	// Config is written to a file whose path reaches the shim as ConfigPath in its runtime options; "" sends none.
+	Config string
 }
 
 // Lab is a running private containerd and what was started beside it. It is safe for concurrent use, except Close.
