@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/katadirect/katadirect/pkg/runtime/config"
+	"github.com/katadirect/katadirect/pkg/runtime/sandbox"
+	"github.com/katadirect/katadirect/pkg/runtime/shimv2"
+	"github.com/katadirect/katadirect/pkg/runtime/task"
+)
+
+// service is the Task service as the shim's process serves it.
+type service struct {
+	*task.Service
+	log *slog.Logger
+}
+
+func (s service) Register(server *ttrpc.Server)             { task.Register(server, s.Service) }
+func (s service) Interceptor() ttrpc.UnaryServerInterceptor { return task.Interceptor(s.log) }
+
+func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
+	return service{
+		log: d.Log,
+		Service: task.New(task.Config{
+			Boot:     boot(d.Log),
+			Events:   d.Events,
+			Shutdown: d.Shutdown,
+			Log:      d.Log,
+		}),
+	}, nil
+}
+
+// boot makes a pod's machine by the configuration that its runtime options, or else Kata's places, name.
+func boot(log *slog.Logger) task.Boot {
+	return func(ctx context.Context, r task.BootRequest) (task.Sandbox, error) {
+		c, err := config.Load(r.ConfigPath, log)
+		if err != nil {
+			return nil, err
+		}
+		s, err := sandbox.Create(ctx, sandbox.Options{
+			ID: r.ID, Bundle: r.Bundle, Spec: r.Spec, Config: c, Log: log.With("sandbox", r.ID),
+		})
+		if err != nil {
+			return nil, err
+		}
+		return machine{s}, nil
+	}
+}
+
+// machine is a sandbox in the words of the task service.
+type machine struct{ *sandbox.Sandbox }
+
+func (m machine) CreateContainer(ctx context.Context, r task.ContainerRequest) error {
+	return m.Sandbox.CreateContainer(ctx, sandbox.ContainerRequest(r))
+}
+
+func (m machine) Stats(context.Context, string) (*anypb.Any, error) {
+	return nil, task.ErrNotImplemented
+}
+
+func cleanup(ctx context.Context, sandboxID string, _ *slog.Logger) error {
+	return sandbox.Cleanup(ctx, sandboxID, sandbox.Roots{})
+}

@@ -1,0 +1,143 @@
+package shimv2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+)
+
+// Bounds on the way out. A machine that does not stop is killed well before closeTimeout.
+const (
+	closeTimeout  = 30 * time.Second
+	answerTimeout = 3 * time.Second
+	flushTimeout  = 3 * time.Second
+)
+
+// serve is the daemon: it answers containerd until Shutdown, or a signal, ends it.
+func serve(o options, c Config) (err error) {
+	report := os.NewFile(readyFD, "ready")
+	defer func() {
+		if err != nil && report != nil {
+			fmt.Fprint(report, err)
+			report.Close()
+		}
+	}()
+	listener, err := inheritListener()
+	if err != nil {
+		return err
+	}
+	unix.CloseOnExec(readyFD)
+
+	log := daemonLog(o)
+	tuneMemory()
+	if err := ownMounts(); err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+
+	events := NewPublisher(os.Getenv("TTRPC_ADDRESS"), o.namespace, log)
+	defer events.Close()
+
+	done := make(chan struct{})
+	shutdown := sync.OnceFunc(func() { close(done) })
+	service, err := c.Serve(context.Background(), Daemon{ID: o.id, Log: log, Events: events, Shutdown: shutdown})
+	if err != nil {
+		return err
+	}
+	server, err := ttrpc.NewServer(
+		ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()),
+		ttrpc.WithUnaryServerInterceptor(service.Interceptor()))
+	if err != nil {
+		return err
+	}
+	service.Register(server)
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.Background(), listener) }()
+	fmt.Fprint(report, readyWord)
+	report.Close()
+	report = nil
+	log.Info("shim started", "pid", os.Getpid())
+
+	err = waitForEnd(signals, done, served, log)
+	return errors.Join(err, leave(service, server, events, listener, log))
+}
+
+// waitForEnd returns when the daemon is to go: nil if it was asked to.
+func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, served <-chan error, log *slog.Logger) error {
+	for {
+		select {
+		case <-done:
+			log.Info("shim shuts down: nothing is left in it")
+			return nil
+		case err := <-served:
+			return fmt.Errorf("serve containerd: %w", err)
+		case s := <-signals:
+			if s == syscall.SIGUSR1 {
+				dumpGoroutines(log)
+				continue
+			}
+			log.Warn("shim shuts down: it was told to by a signal", "signal", s.String())
+			return nil
+		}
+	}
+}
+
+// leave ends the service first, so that its last answers and events still get out.
+func leave(service Service, server *ttrpc.Server, events *Publisher, l net.Listener, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := service.Close(ctx)
+
+	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	err = errors.Join(err, events.Flush(flush))
+
+	removed := os.Remove(l.Addr().String())
+	if errors.Is(removed, os.ErrNotExist) {
+		removed = nil
+	}
+	answer, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	if server.Shutdown(answer) != nil {
+		server.Close() // a client that waits for something that will not come
+	}
+	err = errors.Join(err, removed)
+	log.Info("shim ended", "error", err)
+	return err
+}
+
+// inheritListener takes the socket over from the start command.
+func inheritListener() (net.Listener, error) {
+	f := os.NewFile(socketFD, "socket")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("no socket was handed over: this program is started by containerd, with a command: %w", err)
+	}
+	return l, nil
+}
+
+// ownMounts parts this mount namespace from the host's: what the host mounts arrives here, what is mounted here stays
+// here. It is shared among itself, because virtiofsd runs in a namespace below this one and must see what is mounted
+// after it has started.
+func ownMounts() error {
+	for _, flags := range []uintptr{unix.MS_SLAVE | unix.MS_REC, unix.MS_SHARED | unix.MS_REC} {
+		if err := unix.Mount("", "/", "", flags, ""); err != nil {
+			return fmt.Errorf("part the shim's mounts from the host's: %w", err)
+		}
+	}
+	return nil
+}
