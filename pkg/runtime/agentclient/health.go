@@ -1,0 +1,95 @@
+package agentclient
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
+)
+
+// Features is what the agent in the guest can do beyond what every Kata agent can.
+type Features struct {
+	// Version is the agent's own.
+	Version string
+	// Seccomp: it applies seccomp profiles.
+	Seccomp bool
+	// ResizeVolume: it grows a mounted file system. Kata's own agent answers "unimplemented".
+	ResizeVolume bool
+	// FormatIfBlank: it formats a device that it has found blank, and no other.
+	FormatIfBlank bool
+	// GrowOnMount: it grows a file system that is smaller than its device when it mounts it.
+	GrowOnMount bool
+}
+
+// Names under which the agent tells its features, in AgentDetails.extra_features.
+const (
+	featureResizeVolume  = "katadirect.resize-volume"
+	featureFormatIfBlank = "katadirect.format-if-blank"
+	featureGrowOnMount   = "katadirect.grow-on-mount"
+)
+
+// Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
+func (c *Client) Hello(ctx context.Context) (Features, error) {
+	if err := c.Check(ctx); err != nil {
+		return Features{}, err
+	}
+	r, err := c.GetGuestDetails(ctx, &agentproto.GuestDetailsRequest{})
+	if err != nil {
+		return Features{}, err
+	}
+	d := r.GetAgentDetails()
+	has := func(name string) bool { return slices.Contains(d.GetExtraFeatures(), name) }
+	c.features = Features{
+		Version:       readable(d.GetVersion(), 100),
+		Seccomp:       d.GetSupportsSeccomp(),
+		ResizeVolume:  has(featureResizeVolume),
+		FormatIfBlank: has(featureFormatIfBlank),
+		GrowOnMount:   has(featureGrowOnMount),
+	}
+	return c.features, nil
+}
+
+// Features is what Hello found.
+func (c *Client) Features() Features { return c.features }
+
+// Check asks the agent whether it serves.
+func (c *Client) Check(ctx context.Context) error {
+	r, err := c.health.Check(ctx, &agentproto.CheckRequest{})
+	if err != nil {
+		return err
+	}
+	if s := r.GetStatus(); s != agentproto.HealthCheckResponse_SERVING {
+		return fmt.Errorf("agent: Check: it says %s", s)
+	}
+	return nil
+}
+
+// Watch asks the agent every period whether it serves, and returns why once it has not said so within timeout or has
+// hung up. It returns nil when ctx ends.
+func (c *Client) Watch(ctx context.Context, period, timeout time.Duration) error {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.gone:
+			return ErrGone
+		case <-tick.C:
+		}
+		if err := c.checkWithin(ctx, timeout); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+func (c *Client) checkWithin(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrNoAnswer)
+	defer cancel()
+	return c.Check(ctx)
+}
