@@ -63,8 +63,8 @@ func Open(ctx context.Context, opts Options) (_ *Lab, err error) {
 	}
 	defer func() {
 		if err != nil {
-			_, closeErr := l.Close(context.WithoutCancel(ctx))
-			err = errors.Join(err, closeErr)
+			left, closeErr := l.Close(context.WithoutCancel(ctx))
+			err = errors.Join(err, closeErr, leftoverError(left))
 		}
 	}()
 	l.ns, err = newNamespace(ctx, l.Dir, []string{environMark + "=" + l.Dir})

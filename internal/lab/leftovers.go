@@ -22,6 +22,14 @@ var infrastructure = []string{
 	"/run/lab-ipam/lab/last_reserved_ip.*",
 }
 
+// leftoverError is for callers that can only return an error.
+func leftoverError(left []string) error {
+	if len(left) == 0 {
+		return nil
+	}
+	return fmt.Errorf("left over: %s", strings.Join(left, "; "))
+}
+
 // leftoversInside looks for what is left of the run while its namespaces still exist, after everything that was
 // started by name has been stopped.
 func (l *Lab) leftoversInside() ([]string, error) {
