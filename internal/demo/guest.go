@@ -60,8 +60,9 @@ func parseView(out string) (view, error) {
 // startTicks is field 22 of /proc/PID/stat. The name in field 2 may hold anything, so fields count from its end.
 func startTicks(stat string) (uint64, error) {
 	const startTime, state = 22, 3
-	rest := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(rest) <= startTime-state {
+	nameEnd := strings.LastIndexByte(stat, ')')
+	rest := strings.Fields(stat[nameEnd+1:])
+	if nameEnd < 0 || len(rest) <= startTime-state {
 		return 0, fmt.Errorf("not a line of /proc/PID/stat: %q", stat)
 	}
 	return strconv.ParseUint(rest[startTime-state], 10, 64)
