@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 )
 
 // An alias is a symbolic link in the root, from the name of a path as it was given to the record of the same path
@@ -12,17 +11,16 @@ import (
 // is a link, and Kata's runtimes look it up to the byte; so under a linked kubelet directory their way to our record
 // is the alias. Our own code never follows one: it resolves the path instead.
 
-// isAlias reports whether the name is a link of the form that linkAlias makes. Any other link is a bad record.
-func isAlias(root *rootDir, name string, info fs.FileInfo) bool {
-	if info.Mode()&fs.ModeSymlink == 0 {
-		return false
-	}
+// aliasTarget returns the name that an alias leads to, or "" if the name is none. Any other link is a bad record.
+func aliasTarget(root *rootDir, name string) string {
 	target, err := root.Readlink(name)
 	if err != nil {
-		return false
+		return ""
 	}
-	_, err = DecodeKey(target)
-	return err == nil
+	if _, err := DecodeKey(target); err != nil {
+		return ""
+	}
+	return target
 }
 
 // linkAlias makes the alias, if the path needs one, so that it is never seen half made.
@@ -30,7 +28,7 @@ func linkAlias(root *rootDir, names recordNames) error {
 	if !names.differ() {
 		return nil
 	}
-	if target, err := root.Readlink(names.literal); err == nil && target == names.resolved {
+	if aliasTarget(root, names.literal) == names.resolved {
 		return nil
 	}
 	temp := tempName()
@@ -45,17 +43,10 @@ func linkAlias(root *rootDir, names recordNames) error {
 
 // unlinkAlias removes the alias of a path, if it has one.
 func unlinkAlias(root *rootDir, names recordNames) error {
-	if !names.differ() {
+	if !names.differ() || aliasTarget(root, names.literal) == "" {
 		return nil
 	}
-	info, err := root.Lstat(names.literal)
-	if errors.Is(err, os.ErrNotExist) || err == nil && !isAlias(root, names.literal, info) {
-		return nil
-	}
-	if err == nil {
-		err = root.Remove(names.literal)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := root.Remove(names.literal); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove alias: %w", err)
 	}
 	return nil

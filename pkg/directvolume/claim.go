@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,18 +88,18 @@ func (s *Store) evict(f *folder, volumePath, sandboxID string) error {
 
 // checkDevice refuses if a living sandbox has the same device through another record, by name or by what it is.
 func (s *Store) checkDevice(ctx context.Context, root *rootDir, name, path string, device deviceID, sandboxID string) error {
-	found, err := root.entries()
+	others, err := root.names()
 	if err != nil {
-		return fmt.Errorf("list records: %w", err)
+		return err
 	}
-	for _, dirEntry := range found {
+	for _, other := range others {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if dirEntry.Name() == name || !dirEntry.IsDir() {
+		if other == name || aliasTarget(root, other) != "" {
 			continue
 		}
-		entry := s.entry(ctx, root, dirEntry.Name())
+		entry := s.entry(ctx, root, other)
 		for _, id := range entry.Sandboxes {
 			if id == sandboxID {
 				continue
@@ -194,24 +193,24 @@ func (s *Store) ReleaseAll(ctx context.Context, sandboxID string) error {
 		return err
 	}
 	defer root.close()
-	found, err := root.entries()
+	names, err := root.names()
 	if err != nil {
-		return fmt.Errorf("list records: %w", err)
+		return err
 	}
 	var errs []error
-	for _, entry := range found {
-		if !entry.IsDir() || !root.hasClaim(entry, sandboxID) {
+	for _, name := range names {
+		if aliasTarget(root, name) != "" || !root.hasClaim(name, sandboxID) {
 			continue
 		}
-		if err := root.release(ctx, entry.Name(), sandboxID); err != nil && !errors.Is(err, ErrNotFound) {
-			errs = append(errs, fmt.Errorf("release record %s of sandbox %s: %w", entry.Name(), sandboxID, err))
+		if err := root.release(ctx, name, sandboxID); err != nil && !errors.Is(err, ErrNotFound) {
+			errs = append(errs, fmt.Errorf("release record %s of sandbox %s: %w", name, sandboxID, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // hasClaim looks without the lock, so that records that are none of the sandbox's business are not waited for.
-func (r *rootDir) hasClaim(record os.DirEntry, sandboxID string) bool {
-	_, err := r.Lstat(record.Name() + "/" + sandboxID)
+func (r *rootDir) hasClaim(name, sandboxID string) bool {
+	_, err := r.Lstat(name + "/" + sandboxID)
 	return err == nil
 }

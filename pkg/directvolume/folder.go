@@ -53,18 +53,24 @@ func (r *rootDir) close() {
 	r.Root.Close()
 }
 
-// entries reads the names in the root anew.
-func (r *rootDir) entries() ([]fs.DirEntry, error) { return readDir(r.fd()) }
+// names lists the root anew.
+func (r *rootDir) names() ([]string, error) {
+	names, err := readNames(r.fd())
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	return names, nil
+}
 
-// readDir lists an open folder, whatever was read through its descriptor before.
-func readDir(fd int) ([]fs.DirEntry, error) {
+// readNames lists an open folder, whatever was read through its descriptor before.
+func readNames(fd int) ([]string, error) {
 	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	dir := os.NewFile(uintptr(again), ".")
 	defer dir.Close()
-	return dir.ReadDir(-1)
+	return dir.Readdirnames(-1)
 }
 
 // sync makes renames and removals in the root durable.
@@ -193,17 +199,21 @@ func (f *folder) read() (Record, error) {
 	return record, nil
 }
 
-// claims returns the ids of the claim files, sorted. Kata's reader takes every other file for a sandbox id; ours
-// takes what can be one.
+// claims returns the ids of the claim files, sorted. Kata's reader takes every other name for a sandbox id; ours takes
+// what can be one.
 func (f *folder) claims() ([]string, error) {
-	entries, err := readDir(f.fd)
+	names, err := readNames(f.fd)
 	if err != nil {
 		return nil, fmt.Errorf("list claims: %w", err)
 	}
 	var ids []string
-	for _, entry := range entries {
-		if entry.Type().IsRegular() && CheckSandboxID(entry.Name()) == nil {
-			ids = append(ids, entry.Name())
+	for _, name := range names {
+		var stat unix.Stat_t
+		if CheckSandboxID(name) != nil || errors.Is(unix.Fstatat(f.fd, name, &stat, unix.AT_SYMLINK_NOFOLLOW), unix.ENOENT) {
+			continue
+		}
+		if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+			ids = append(ids, name)
 		}
 	}
 	slices.Sort(ids)

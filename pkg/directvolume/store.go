@@ -83,9 +83,9 @@ func (s *Store) find(volumePath string) (*rootDir, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	for _, name := range []string{names.resolved, names.literal} {
-		info, err := root.Lstat(name)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && isAlias(root, name, info) {
+	for _, name := range root.candidates(names) {
+		_, err := root.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
@@ -96,6 +96,19 @@ func (s *Store) find(volumePath string) (*rootDir, string, error) {
 	}
 	root.close()
 	return nil, "", ErrNotFound
+}
+
+// candidates are the names under which a path may have its record: ours, and then that of a driver that does not
+// resolve links. Where an alias stands in its place it leads to ours; to another name than ours only if a link in
+// the path has been turned since.
+func (r *rootDir) candidates(names recordNames) []string {
+	switch target := aliasTarget(r, names.literal); {
+	case !names.differ():
+		return []string{names.resolved}
+	case target != "":
+		return slices.Compact([]string{names.resolved, target})
+	}
+	return []string{names.resolved, names.literal}
 }
 
 // read reads a record without a lock: a writer never changes a record that can be seen, it replaces it.
@@ -185,17 +198,16 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 		return nil, err
 	}
 	defer root.close()
-	found, err := root.entries()
+	names, err := root.names()
 	if err != nil {
-		return nil, fmt.Errorf("list records: %w", err)
+		return nil, err
 	}
 	var entries []Entry
-	for _, dirEntry := range found {
+	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		name := dirEntry.Name()
-		if info, err := dirEntry.Info(); strings.HasPrefix(name, tempPrefix) || err != nil || isAlias(root, name, info) {
+		if strings.HasPrefix(name, tempPrefix) || aliasTarget(root, name) != "" {
 			continue
 		}
 		entry := s.entry(ctx, root, name)

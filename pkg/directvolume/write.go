@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -191,13 +191,13 @@ func (s *Store) remove(ctx context.Context, volumePath string) error {
 	}
 	defer root.close()
 	s.sweepOnce(root)
-	if err := unlinkAlias(root, names); err != nil {
-		return err
-	}
-	for _, name := range slices.Compact([]string{names.resolved, names.literal}) {
+	for _, name := range root.candidates(names) {
 		if err := s.removeName(ctx, root, name, volumePath); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
+	}
+	if err := unlinkAlias(root, names); err != nil {
+		return err
 	}
 	return root.sync()
 }
@@ -237,19 +237,19 @@ func (r *rootDir) removeAll(name string) error {
 // reading the whole root each time.
 func (s *Store) sweepOnce(root *rootDir) {
 	s.swept.Do(func() {
-		found, err := root.entries()
+		names, err := root.names()
 		if err != nil {
 			return // the operation itself will say it
 		}
-		for _, entry := range found {
-			root.sweep(entry.Name())
+		for _, name := range names {
+			root.sweep(name)
 		}
 	})
 }
 
 // sweep removes a temporary name unless its maker lives, which its lock shows. Failing is fine: the next one tries.
 func (r *rootDir) sweep(name string) {
-	if len(name) < len(tempPrefix) || name[:len(tempPrefix)] != tempPrefix {
+	if !strings.HasPrefix(name, tempPrefix) {
 		return
 	}
 	f, err := r.open(name)

@@ -1,0 +1,190 @@
+package directvolume
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestLeaseIsHeldOnce(t *testing.T) {
+	sandboxes := newHost(t).sandboxes()
+	lease, err := sandboxes.AcquireLease("s1")
+	must(t, err)
+	if _, err := sandboxes.AcquireLease("s1"); !errors.Is(err, ErrLeaseHeld) {
+		t.Fatalf("got %v", err)
+	}
+	if !sandboxes.Alive("s1") {
+		t.Fatal("dead with its lease held")
+	}
+	must(t, lease.Close())
+	if sandboxes.Alive("s1") {
+		t.Fatal("alive without its lease")
+	}
+	lease, err = sandboxes.AcquireLease("s1")
+	must(t, err)
+	must(t, lease.Close())
+}
+
+// The shim dies, its machine lives on: so does the sandbox. This is what the descriptor is inherited for.
+func TestLeaseLivesInWhoeverInheritsIt(t *testing.T) {
+	sandboxes := newHost(t).sandboxes()
+	lease, err := sandboxes.AcquireLease("s1")
+	must(t, err)
+	machine := exec.Command("cat")
+	machine.ExtraFiles = []*os.File{lease}
+	stdin, err := machine.StdinPipe()
+	must(t, err)
+	must(t, machine.Start())
+	must(t, lease.Close())
+	if !sandboxes.Alive("s1") {
+		t.Error("dead while the machine lives")
+	}
+	if _, err := sandboxes.AcquireLease("s1"); !errors.Is(err, ErrLeaseHeld) {
+		t.Errorf("got %v", err)
+	}
+	must(t, machine.Process.Kill())
+	machine.Wait()
+	stdin.Close()
+	if sandboxes.Alive("s1") {
+		t.Error("alive after the machine's end")
+	}
+}
+
+func TestLeaseIsNotOnAFileThatNobodyFinds(t *testing.T) {
+	sandboxes := newHost(t).sandboxes()
+	first, err := sandboxes.AcquireLease("s1")
+	must(t, err)
+	defer first.Close()
+	must(t, os.RemoveAll(sandboxes.Dir("s1"))) // a cleanup, while the lease is held
+	second, err := sandboxes.AcquireLease("s1")
+	must(t, err)
+	defer second.Close()
+	if !sandboxes.Alive("s1") {
+		t.Error("the new lease is not where others look")
+	}
+}
+
+func TestLookingDoesNotTakeTheLease(t *testing.T) {
+	sandboxes := newHost(t).sandboxes()
+	lease, err := sandboxes.AcquireLease("s1")
+	must(t, err)
+	must(t, lease.Close())
+	stop := make(chan struct{})
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				sandboxes.Alive("s1")
+			}
+		}
+	}()
+	for range 100 {
+		lease, err := sandboxes.AcquireLease("s1")
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		lease.Close()
+	}
+	close(stop)
+	<-looked
+}
+
+func TestAliveWithoutALease(t *testing.T) {
+	type setup func(t *testing.T, h host)
+	listen := func(path func(Sandboxes) string) setup {
+		return func(t *testing.T, h host) {
+			must(t, os.MkdirAll(filepath.Dir(path(h.sandboxes())), 0o755))
+			listener, err := net.Listen("unix", path(h.sandboxes()))
+			must(t, err)
+			t.Cleanup(func() { listener.Close() })
+		}
+	}
+	goSocket := func(s Sandboxes) string { return s.SocketPath("s1") }
+	rustSocket := func(s Sandboxes) string { return s.rustSocketPath("s1") }
+	process := func(cmdline string) setup {
+		return func(t *testing.T, h host) {
+			must(t, os.MkdirAll(filepath.Join(h.proc(), "42"), 0o755))
+			must(t, os.WriteFile(filepath.Join(h.proc(), "42", "cmdline"), []byte(cmdline), 0o644))
+		}
+	}
+	tests := map[string]struct {
+		setup setup
+		want  bool
+	}{
+		"nothing":           {func(*testing.T, host) {}, false},
+		"folder only":       {func(t *testing.T, h host) { must(t, os.MkdirAll(h.sandboxes().Dir("s1"), 0o755)) }, false},
+		"Go shim listens":   {listen(goSocket), true},
+		"Rust shim listens": {listen(rustSocket), true},
+		"socket file of the dead": {func(t *testing.T, h host) {
+			must(t, os.MkdirAll(h.sandboxes().Dir("s1"), 0o755))
+			listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: goSocket(h.sandboxes()), Net: "unix"})
+			must(t, err)
+			listener.SetUnlinkOnClose(false)
+			must(t, listener.Close())
+		}, false},
+		"not a socket": {func(t *testing.T, h host) {
+			must(t, os.MkdirAll(h.sandboxes().Dir("s1"), 0o755))
+			must(t, os.WriteFile(goSocket(h.sandboxes()), nil, 0o600))
+		}, false},
+		"shim that does not listen yet": {process("containerd-shim-kata-v2\x00-namespace\x00k8s.io\x00-id\x00s1\x00"), true},
+		"machine without a shim":        {process("qemu-system-x86_64\x00-name\x00sandbox-s1,debug-threads=on\x00"), true},
+		"machine by its folder":         {process("cloud-hypervisor\x00--api-socket\x00/run/vc/vm/s1/clh-api.sock\x00"), true},
+		"another sandbox's machine":     {process("qemu-system-x86_64\x00-name\x00sandbox-s11\x00/run/vc/vm/s11/x\x00"), false},
+		"proc that cannot be read":      {func(t *testing.T, h host) { must(t, os.RemoveAll(h.proc())) }, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			test.setup(t, h)
+			if got := h.sandboxes().Alive("s1"); got != test.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+// A real process, seen through the real proc.
+func TestAliveSeesARealProcess(t *testing.T) {
+	h := newHost(t)
+	sandboxes := h.sandboxes()
+	sandboxes.ProcDir = ""
+	id := "5a17e0c9b3d24f6a" + time.Now().Format("150405000000")
+	shim := exec.Command("cat", "-", id)
+	stdin, err := shim.StdinPipe()
+	must(t, err)
+	if sandboxes.Alive(id) {
+		t.Fatal("alive before it is there")
+	}
+	must(t, shim.Start())
+	if !sandboxes.Alive(id) {
+		t.Error("not seen")
+	}
+	must(t, shim.Process.Kill())
+	shim.Wait()
+	stdin.Close()
+	if sandboxes.Alive(id) {
+		t.Error("alive after its end")
+	}
+}
+
+func TestDefaultPlacesAreKatas(t *testing.T) {
+	for got, want := range map[string]string{
+		SocketPath("s1"):                 "/run/vc/sbs/s1/shim-monitor.sock",
+		LeasePath("s1"):                  "/run/vc/sbs/s1/lease",
+		Sandboxes{}.rustSocketPath("s1"): "/run/kata/s1/shim-monitor.sock",
+		NewStore("").Root():              "/run/kata-containers/shared/direct-volumes",
+	} {
+		if got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
