@@ -3,7 +3,6 @@ package demo
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // cleanUp takes away whatever the run had made when it ended early, as kubelet and external-provisioner do: by
@@ -12,7 +11,7 @@ func (s *session) cleanUp(ctx context.Context) error {
 	if err := s.revive(ctx); err != nil {
 		return err
 	}
-	if err := insist(ctx, s.deletePods); err != nil {
+	if err := s.node.RemovePods(ctx); err != nil {
 		return err
 	}
 	if s.volume == nil {
@@ -46,36 +45,5 @@ func (s *session) revive(ctx context.Context) error {
 		return s.node.Lab.StartContainerd(ctx)
 	default:
 		return nil
-	}
-}
-
-func (s *session) deletePods(ctx context.Context) error {
-	pods, err := s.node.Lab.Pods(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, p := range pods {
-		errs = append(errs, p.Remove(ctx))
-	}
-	return errors.Join(errs...)
-}
-
-// insist repeats do, which the runtime may refuse while an earlier call is still being taken back.
-func insist(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		err := do(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return err
-		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 	dataDir       = "/data"
 )
 
-// Steps, in order, as the report and the tests know them.
+// Names of the steps, as the report and the tests know them.
 const (
 	StepStart        = "start containerd and the CSI driver"
 	StepCreate       = "create a volume of 1 GiB"
@@ -39,6 +39,12 @@ const (
 	StepReadMarker   = "read the marker there"
 	StepDelete       = "delete the second pod and the volume"
 )
+
+// Steps are all of them, in order.
+var Steps = []string{
+	StepStart, StepCreate, StepStage, StepPublish, StepRunPod, StepRunContainer, StepLookBefore, StepStats, StepExpand,
+	StepLookAfter, StepDeletePod, StepUnpublish, StepSecondPod, StepReadMarker, StepDelete,
+}
 
 // session is one run of the demo.
 type session struct {

@@ -51,7 +51,9 @@ func (l *Lab) survey() ([]string, error) {
 		return nil, err
 	}
 	for _, pid := range pids {
-		left = append(left, fmt.Sprintf("process %d: %s", pid, commandLine(pid)))
+		const enough = 200
+		line := commandLine(pid)
+		left = append(left, fmt.Sprintf("process %d: %.*s", pid, enough, line))
 	}
 	now, err := readMounts(l.ns.init.Process.Pid)
 	if err != nil {
@@ -155,14 +157,4 @@ func leftoversOutside(dir string) ([]string, error) {
 		left = append(left, "folder: "+dir)
 	}
 	return append(left, cgroupsOf(cgroupOf(dir))...), nil
-}
-
-func commandLine(pid int) string {
-	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	const enough = 200
-	line := strings.TrimSpace(strings.ReplaceAll(string(raw), "\x00", " "))
-	if len(line) > enough {
-		line = line[:enough] + "…"
-	}
-	return line
 }

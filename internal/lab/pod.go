@@ -219,3 +219,9 @@ func (c *Container) Remove(ctx context.Context) error {
 	_, err := c.lab.cri.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: c.ID})
 	return err
 }
+
+// Stats are the container's figures as the CRI has them.
+func (c *Container) Stats(ctx context.Context) (*cri.ContainerStats, error) {
+	r, err := c.lab.cri.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: c.ID})
+	return r.GetStats(), err
+}

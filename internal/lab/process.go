@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -162,4 +164,22 @@ func lastLines(said []byte) string {
 		said = said[len(said)-enough:]
 	}
 	return string(said)
+}
+
+// Find lists the processes of the lab whose command line has all of the words in it, with the ids that the host
+// gives them.
+func (l *Lab) Find(words ...string) ([]int, error) {
+	pids, err := l.ns.pids()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		line := commandLine(pid)
+		return slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) })
+	}), nil
+}
+
+func commandLine(pid int) string {
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.TrimSpace(strings.ReplaceAll(string(raw), "\x00", " "))
 }

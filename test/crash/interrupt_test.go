@@ -1,0 +1,152 @@
+package crash
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/katadirect/katadirect/internal/demo"
+	"github.com/katadirect/katadirect/test/artifacts"
+)
+
+// process is a real "katadirect demo".
+type process struct {
+	cmd *exec.Cmd
+	// dir is its TMPDIR, which every process of its run has in its environment.
+	dir   string
+	lines *bufio.Scanner
+	said  []string
+}
+
+// start starts the demo in a process group of its own, like a terminal does.
+func start(t *testing.T, dir string) *process {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(artifacts.BinDir, "katadirect"), "demo",
+		"--image", artifacts.Image.Dir, "--report", filepath.Join(t.TempDir(), "demo.json"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	cmd.Stderr = cmd.Stdout
+	must(t, cmd.Start())
+	return &process{cmd: cmd, dir: dir, lines: bufio.NewScanner(out)}
+}
+
+// until reads what the demo says until a step begins.
+func (p *process) until(step string) bool {
+	for p.lines.Scan() {
+		p.said = append(p.said, p.lines.Text())
+		if p.lines.Text() == step+" ..." {
+			return true
+		}
+	}
+	return false
+}
+
+// signal sends sig to the whole process group, as a terminal does, and returns what Wait says.
+func (p *process) signal(sig syscall.Signal) error {
+	if err := syscall.Kill(-p.cmd.Process.Pid, sig); err != nil {
+		return err
+	}
+	p.until("")
+	return p.cmd.Wait()
+}
+
+// running lists the processes that have dir as TMPDIR in their environment.
+func (p *process) running() ([]string, error) {
+	environs, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(environs, func(path string) bool {
+		environ, err := os.ReadFile(path)
+		return err != nil || !slices.Contains(strings.Split(string(environ), "\x00"), "TMPDIR="+p.dir)
+	}), nil
+}
+
+// traces lists everything of the run that is on the host: processes, mounts, loop devices, files, cgroups.
+func (p *process) traces(t *testing.T) []string {
+	t.Helper()
+	traces, err := p.running()
+	must(t, err)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, p.dir) {
+			traces = append(traces, line)
+		}
+	}
+	for _, pattern := range []string{p.dir + "/*", "/sys/fs/cgroup/*/katadirect-*", "/sys/fs/cgroup/katadirect-*"} {
+		found, err := filepath.Glob(pattern)
+		must(t, err)
+		traces = append(traces, found...)
+	}
+	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	must(t, err)
+	for _, loop := range loops {
+		if backing, err := os.ReadFile(loop); err == nil && strings.HasPrefix(string(backing), p.dir) {
+			traces = append(traces, loop)
+		}
+	}
+	return traces
+}
+
+func TestCtrlCAtAnyStepLeavesNothing(t *testing.T) {
+	for _, step := range demo.Steps {
+		t.Run(step, func(t *testing.T) {
+			p := start(t, t.TempDir())
+			if !p.until(step) {
+				t.Fatalf("the demo has not come to that step:\n%s", strings.Join(p.said, "\n"))
+			}
+			err := p.signal(syscall.SIGINT)
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 130 {
+				t.Errorf("the demo ended with %v, want code 130\n%s", err, strings.Join(p.said, "\n"))
+			}
+			if left := p.traces(t); len(left) > 0 {
+				t.Errorf("left over:\n%s\nthe demo said:\n%s", strings.Join(left, "\n"), strings.Join(p.said, "\n"))
+			}
+		})
+	}
+}
+
+// A demo that is killed cannot clean up. The kernel ends its processes, and the next demo removes its folder.
+func TestAKilledDemoLeavesNoProcessAndTheNextRemovesTheRest(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir)
+	if !p.until(demo.StepExpand) {
+		t.Fatalf("the demo has not come to that step:\n%s", strings.Join(p.said, "\n"))
+	}
+	if err := p.signal(syscall.SIGKILL); err == nil {
+		t.Fatal("a killed demo ended well")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		left, err := p.running()
+		must(t, err)
+		if len(left) == 0 {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("still running: %v", left)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	p = start(t, dir)
+	p.until("")
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("the next demo: %v\n%s", err, strings.Join(p.said, "\n"))
+	}
+	if left := p.traces(t); len(left) > 0 {
+		t.Errorf("left over:\n%s", strings.Join(left, "\n"))
+	}
+}
