@@ -37,6 +37,8 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if err := move(p.life, "delete "+p.id(), stopped.delete); err != nil {
 		return nil, err
 	}
+	// Whatever goes wrong from here on, the next delete finds the process stopped again, not being deleted for ever.
+	defer func() { _ = move(p.life, "keep", deleting.failed) }()
 	if p.exec != "" {
 		c.forget(p)
 	} else if err := s.remove(ctx, c); err != nil {
@@ -80,7 +82,6 @@ func (s *Service) remove(ctx context.Context, c *container) error {
 		err = c.pod.stop(ctx)
 	}
 	if err != nil {
-		_ = move(c.init.life, "keep", deleting.failed)
 		return err
 	}
 	s.release(c)

@@ -111,9 +111,9 @@ func (s *Service) exited(c *container, p *process, e Exit) {
 	close(p.exited)
 }
 
-// stopped records the end of a process that never ran. containerd has its error already and gets no event.
-func (s *Service) stopped(p *process, e Exit) {
-	if move(p.life, "give up", func(a alive) state { return a.exit(e) }) == nil {
+// notStarted records the end of a process whose start failed. containerd has the error already and gets no event.
+func (s *Service) notStarted(p *process, e Exit) {
+	if move(p.life, "give up", func(st starting) state { return st.exit(e) }) == nil {
 		close(p.exited)
 	}
 }

@@ -55,12 +55,15 @@ func (s *Service) signal(ctx context.Context, c *container, p *process, signal s
 	return nil
 }
 
-// cancel ends a process that was never started.
+// cancel ends a process that was never started. Only of a container is there an event: nobody waits for one of an exec
+// that they have not started.
 func (s *Service) cancel(c *container, p *process, e Exit) {
 	p.stdio.close()
-	if p.exec != "" {
-		s.stopped(p, e)
+	if p.exec == "" {
+		s.exited(c, p, e)
 		return
 	}
-	s.exited(c, p, e)
+	if move(p.life, "cancel", func(st created) state { return st.exit(e) }) == nil {
+		close(p.exited)
+	}
 }

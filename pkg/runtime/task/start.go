@@ -57,8 +57,9 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	if err := move(p.life, "start", created.start); err != nil {
 		return nil, err
 	}
+	// What has not run when this returns never will.
+	defer func() { s.notStarted(p, Exit{Status: statusLost, At: time.Now()}) }()
 	if err := s.launch(ctx, c, p); err != nil {
-		s.stopped(p, Exit{Status: statusLost, At: time.Now()})
 		return nil, c.pod.explain(err)
 	}
 	if err := move(p.life, "run", starting.started); err != nil {

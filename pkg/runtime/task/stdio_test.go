@@ -1,0 +1,217 @@
+package task
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"google.golang.org/grpc/codes"
+)
+
+// noise makes n bytes that no text tool would pass on unharmed.
+func noise(n int) []byte {
+	data := make([]byte, n)
+	source := rand.NewChaCha8([32]byte{1})
+	_, _ = source.Read(data)
+	return data
+}
+
+func inFile(t *testing.T, data []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func wantBytes(t *testing.T, what string, got, want []byte) {
+	t.Helper()
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes with sum %x, want %d with %x", what, len(got), sha256.Sum256(got), len(want), sha256.Sum256(want))
+	}
+}
+
+func TestOutputIsCompleteWhenTheExitIsPublished(t *testing.T) {
+	t.Parallel()
+	want := noise(64 << 20)
+	file := inFile(t, want)
+	r := newRig(t, hooks{})
+	stdout, stderr := fifo(t), fifo(t)
+	readOut, readErr := reading(t, stdout), reading(t, stderr)
+	r.run(spec{
+		id: "c1", args: sh(fmt.Sprintf("cat %s; tail -c 1000000 %s >&2; exit 6", file, file)),
+		io: StdioConfig{Stdout: stdout, Stderr: stderr},
+	})
+	r.await("exit c1")
+	// What is missing now would never come: both fifos are closed on the shim's side.
+	wantBytes(t, "stdout", readOut(), want)
+	wantBytes(t, "stderr", readErr(), want[len(want)-1000000:])
+	wantEqual(t, "exit status", r.wait("c1", ""), 6)
+}
+
+func TestInputArrivesWholeAndEnds(t *testing.T) {
+	t.Parallel()
+	want := noise(16 << 20)
+	r := newRig(t, hooks{})
+	stdin, stdout := fifo(t), fifo(t)
+	output := reading(t, stdout)
+	r.run(spec{id: "c1", args: []string{"cat"}, io: StdioConfig{Stdin: stdin, Stdout: stdout}})
+	w, err := os.OpenFile(stdin, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	// As ctr does: the end is announced while the last bytes are still in the fifo, and its own side closed after.
+	if _, err := r.client.CloseIO(r.ctx, &taskapi.CloseIORequest{ID: "c1", Stdin: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+	wantBytes(t, "what came back", output(), want)
+}
+
+func TestInputDoesNotEndBecauseAClientGoes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	stdin, stdout := fifo(t), fifo(t)
+	output := reading(t, stdout)
+	r.run(spec{id: "c1", args: []string{"cat"}, io: StdioConfig{Stdin: stdin, Stdout: stdout}})
+	for _, line := range []string{"first\n", "second\n"} {
+		w, err := os.OpenFile(stdin, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, line); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+	}
+	for range 2 { // closing twice is as good as once
+		if _, err := r.client.CloseIO(r.ctx, &taskapi.CloseIORequest{ID: "c1", Stdin: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.wait("c1", "")
+	wantEqual(t, "output", string(output()), "first\nsecond\n")
+}
+
+func TestOutputSurvivesARestartOfContainerd(t *testing.T) {
+	t.Parallel()
+	want := noise(8 << 20)
+	r := newRig(t, hooks{})
+	stdout := fifo(t)
+	open := func() *os.File {
+		f, err := os.OpenFile(stdout, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	first := open()
+	r.run(spec{id: "c1", args: []string{"cat", inFile(t, want)}, io: StdioConfig{Stdout: stdout}})
+	got := make([]byte, 100_000)
+	if _, err := io.ReadFull(first, got); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	second := open()
+	defer second.Close()
+	rest, err := io.ReadAll(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantBytes(t, "both parts together", append(got, rest...), want)
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+}
+
+func TestOutputThatNobodyReadsHoldsUpTheProcessUntilItIsKilled(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	stdout := fifo(t)
+	r.run(spec{id: "c1", args: []string{"cat", "/dev/zero"}, io: StdioConfig{Stdout: stdout}})
+	begin := time.Now()
+	if err := r.kill("c1", "", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "exit status", r.wait("c1", ""), 137)
+	if took := time.Since(begin); took > stallLimit+5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if !strings.Contains(r.log.String(), "thrown away") {
+		t.Error("lost output is not mentioned in the log")
+	}
+}
+
+func TestAProcessWithoutStreamsIsNotHeldUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.run(spec{id: "c1", args: sh("head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; exit 2")})
+	wantEqual(t, "exit status", r.wait("c1", ""), 2)
+}
+
+func TestOutputCanGoToAFile(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	path := filepath.Join(t.TempDir(), "deep", "down", "log")
+	r.run(spec{id: "c1", args: sh("echo one; echo two"), io: StdioConfig{Stdout: "file://" + path}})
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "content", string(data), "one\ntwo\n")
+}
+
+func TestAFifoThatIsNotThereFailsTheCreate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	for _, c := range []StdioConfig{{Stdin: "/nowhere/in"}, {Stdout: "/nowhere/out"}, {Stderr: "/nowhere/err"}} {
+		_, err := r.client.Create(r.ctx, r.request(spec{id: "c1", args: forever(), io: c}))
+		if err == nil || !strings.Contains(err.Error(), "/nowhere/") {
+			t.Errorf("create with %+v: %v, want an error that names the path", c, err)
+		}
+	}
+	if len(r.booted) > 0 {
+		t.Error("a machine was booted for it")
+	}
+}
+
+func TestATerminalHasOneStreamAndASize(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	stdout := fifo(t)
+	output := reading(t, stdout)
+	r.create(spec{id: "c1", args: sh("echo hello; exec sleep 1000000"), io: StdioConfig{Stdout: stdout, Terminal: true}})
+	resize := func() error {
+		_, err := r.client.ResizePty(r.ctx, &taskapi.ResizePtyRequest{ID: "c1", Width: 80, Height: 24})
+		return err
+	}
+	wantCode(t, resize(), codes.FailedPrecondition)
+	r.start("c1", "")
+	wantCode(t, resize(), codes.OK)
+	if !slices.Contains(r.sandbox.called(), "resize c1/ 80x24") {
+		t.Errorf("calls %q", r.sandbox.called())
+	}
+	r.exec("c1", "e1", forever(), StdioConfig{})
+	r.start("c1", "e1")
+	_, err := r.client.ResizePty(r.ctx, &taskapi.ResizePtyRequest{ID: "c1", ExecID: "e1", Width: 80, Height: 24})
+	wantCode(t, err, codes.FailedPrecondition)
+	if err := r.kill("c1", "", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("c1", "")
+	wantEqual(t, "output", string(output()), "hello\n")
+}
