@@ -1,0 +1,42 @@
+// Package filesystem looks after the file systems on the guest's disks: what
+// is on a device, making one on a blank device, checking, mounting, growing
+// and measuring it.
+//
+// pkg/agent/storage calls it with a device that is already found. It knows no
+// Storage messages, no reference counts and no containers, and is the only
+// package of the agent that runs mkfs or fsck.
+//
+// The rule it exists for: a device is formatted only when every place where a
+// file system, a volume manager or a partition table keeps its signature was
+// read and held nothing but zeros. A read that failed is an error, never
+// "blank".
+package filesystem
+
+import (
+	"context"
+	"errors"
+)
+
+var (
+	// ErrOccupied is returned when a device to be formatted holds something,
+	// or one to be mounted holds something else than it should.
+	ErrOccupied = errors.New("device is not blank")
+	// ErrBlank is returned when a device to be mounted holds nothing and may
+	// not be formatted.
+	ErrBlank = errors.New("device is blank and may not be formatted")
+	// ErrUnsupported is returned for a file system type that cannot be made,
+	// or grown, here.
+	ErrUnsupported = errors.New("file system type is not supported")
+	// ErrDamaged is returned when fsck could not repair a file system by
+	// itself.
+	ErrDamaged = errors.New("file system is damaged")
+	// ErrOptions is returned for mount options that cannot be given to the
+	// kernel.
+	ErrOptions = errors.New("mount options are not usable")
+	// ErrBusy is returned when a file system could not be released because
+	// something still uses it.
+	ErrBusy = errors.New("file system is in use")
+)
+
+// Tools runs programs to their end. Reaper.Output is one.
+type Tools func(ctx context.Context, name string, args ...string) (output []byte, status int, err error)

@@ -1,0 +1,156 @@
+package filesystem
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestBlankDeviceIsFormattedAndMounts(t *testing.T) {
+	for _, fstype := range []string{"ext4", "ext3", "xfs", "btrfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			image := newImage(t, 400*mib)
+			node := attach(t, image)
+			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false); err != nil {
+				t.Fatal(err)
+			}
+			if content, err := Probe(node); err != nil || content != (Content{Kind: fstype}) {
+				t.Errorf("after formatting: %+v, %v", content, err)
+			}
+			target := mountFor(t, node, fstype)
+			if err := os.WriteFile(filepath.Join(target, "file"), []byte("data"), 0o600); err != nil {
+				t.Error(err)
+			}
+			if m, err := MountAt(target); err != nil || m.Source != node || m.FSType != fstype || m.ReadOnly {
+				t.Errorf("mount table: %+v, %v", m, err)
+			}
+			// While it is mounted nothing can format it.
+			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false); !errors.Is(err, unix.EBUSY) {
+				t.Errorf("formatting a mounted device: %v, want EBUSY", err)
+			}
+		})
+	}
+}
+
+func TestFormattingKeepsASparseImageSparse(t *testing.T) {
+	image := newImage(t, 2*gib)
+	node := attach(t, image)
+	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", false); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(image, &st); err != nil {
+		t.Fatal(err)
+	}
+	if used := st.Blocks * 512; used > 8*mib {
+		t.Errorf("a new ext4 of 2 GiB takes %d bytes", used)
+	}
+}
+
+func TestEphemeralFormatHasNoJournal(t *testing.T) {
+	node := attach(t, newImage(t, 64*mib))
+	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", true); err != nil {
+		t.Fatal(err)
+	}
+	if features := run(t, "dumpe2fs", "-h", node); strings.Contains(features, "has_journal") {
+		t.Error("the file system has a journal")
+	}
+	err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "xfs", true)
+	if !errors.Is(err, ErrUnsupported) {
+		t.Errorf("ephemeral xfs: %v, want ErrUnsupported", err)
+	}
+}
+
+func TestUnknownTypeIsRefusedBeforeAnythingIsWritten(t *testing.T) {
+	node := attach(t, newImage(t, 64*mib))
+	err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "reiserfs; rm -rf /", false)
+	if !errors.Is(err, ErrUnsupported) {
+		t.Errorf("%v, want ErrUnsupported", err)
+	}
+	if content, err := Probe(node); err != nil || !content.Blank() {
+		t.Errorf("the device was touched: %+v, %v", content, err)
+	}
+}
+
+// What a crash can leave behind once formatting has begun.
+func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
+	const size = 400 * mib
+	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
+		for _, tc := range []struct {
+			name  string
+			crash func(t *testing.T, image string)
+		}{
+			{"before mkfs wrote anything", func(*testing.T, string) {}},
+			{"with pieces in the signature areas", func(t *testing.T, image string) {
+				for _, offset := range []int64{5000, 65600, 3 * mib, 128 * mib, -100} {
+					put(t, image, offset, "piece of a file system")
+				}
+			}},
+			{"after mkfs, before the mark was cleared", func(t *testing.T, image string) {
+				maker := makers[fstype]
+				run(t, maker[0], append(maker[1:len(maker):len(maker)], image)...)
+			}},
+		} {
+			t.Run(fstype+" "+tc.name, func(t *testing.T) {
+				image := newImage(t, size)
+				f, err := os.OpenFile(image, os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				if err := setMark(f, size); err != nil {
+					t.Fatal(err)
+				}
+				tc.crash(t, image)
+				if content, err := Probe(image); err != nil || !content.Unfinished || content.Blank() {
+					t.Fatalf("after the crash: %+v, %v", content, err)
+				}
+				node := attach(t, image)
+				if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false); err != nil {
+					t.Fatal(err)
+				}
+				if content, err := Probe(node); err != nil || content != (Content{Kind: fstype}) {
+					t.Errorf("after the second format: %+v, %v", content, err)
+				}
+				mountFor(t, node, fstype)
+			})
+		}
+	}
+}
+
+// mkfs is killed by a crash of the guest, or fails: the mark must be on the
+// disk by then.
+func TestTheMarkIsWrittenBeforeMkfsAndClearedAfterIt(t *testing.T) {
+	image := newImage(t, 64*mib)
+	node := attach(t, image)
+	failing := func(context.Context, string, ...string) ([]byte, int, error) {
+		if !isMarkedFile(t, image) {
+			t.Error("mkfs was started before the mark was in the image")
+		}
+		return []byte("mkfs: no  space\nleft"), 1, nil
+	}
+	err := (Formatter{Tools: failing}).Format(t.Context(), node, "ext4", false)
+	if err == nil || !strings.Contains(err.Error(), "status 1: mkfs: no space left") {
+		t.Errorf("error %v, want mkfs' own words", err)
+	}
+	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", false); err != nil {
+		t.Fatal(err)
+	}
+	if isMarkedFile(t, image) {
+		t.Error("the mark is still there after the format")
+	}
+}
+
+func TestAMarkOfAnotherSizeMeansNothing(t *testing.T) {
+	image := newImage(t, 64*mib)
+	put(t, image, markOffset(64*mib), string(mark(32*mib)))
+	content, err := Probe(image)
+	if err != nil || content.Unfinished || content.Blank() {
+		t.Errorf("%+v, %v; want unknown data", content, err)
+	}
+}

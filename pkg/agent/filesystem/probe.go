@@ -1,0 +1,158 @@
+package filesystem
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Content is what a device was found to hold.
+type Content struct {
+	// Kind is the type of the file system or the name of what else is there;
+	// "" on a blank device.
+	Kind string
+	// Unfinished is true where a format begun by this package did not come to
+	// its end. No file system on the device was ever in use.
+	Unfinished bool
+}
+
+// Blank says whether nothing at all was found.
+func (c Content) Blank() bool { return c.Kind == "" && !c.Unfinished }
+
+// area is a part of a device, in bytes.
+type area struct{ offset, length int64 }
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+
+	// headLength covers every primary signature, LVM's and RAID's metadata,
+	// ZFS' first two labels, and LUKS' second header in its farthest place.
+	headLength = 4*mib + 64*kib
+	// quickLength is what identify looks at, short of VMFS.
+	quickLength = 256 * kib
+	// tailLength covers GPT's second table, the older RAID formats, ZFS' last
+	// two labels, DRBD's and firmware RAID's metadata.
+	tailLength = 1 * mib
+)
+
+// signatureAreas are the places of a device of that size that are read before
+// it is called blank: head, tail, and where copies of superblocks are kept.
+func signatureAreas(size int64) []area {
+	areas := []area{{0, headLength}}
+	for _, offset := range []int64{
+		8 * mib,   // ext's first copy with blocks of 1 KiB
+		32 * mib,  // of 2 KiB
+		128 * mib, // of 4 KiB
+		64 * mib,  // btrfs' first copy
+		256 * gib, // btrfs' second copy
+	} {
+		areas = append(areas, area{offset, 64 * kib})
+	}
+	areas = append(areas, area{markOffset(size), markLength}, area{size - tailLength, tailLength})
+
+	var inside []area
+	for _, a := range areas {
+		if a.offset < 0 {
+			a = area{0, a.length + a.offset}
+		}
+		a.length = min(a.length, size-a.offset)
+		if a.length > 0 {
+			inside = append(inside, a)
+		}
+	}
+	return inside
+}
+
+// Probe finds out what the device or image at path holds. It reads the whole
+// of the signature areas before it says "blank"; a known signature at the
+// beginning ends the search early.
+func Probe(path string) (Content, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Content{}, fmt.Errorf("look for a file system: %w", err)
+	}
+	defer f.Close()
+	size, err := sizeOf(f)
+	if err != nil {
+		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
+	}
+	content, err := probe(f, size)
+	if err != nil {
+		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
+	}
+	return content, nil
+}
+
+func probe(r io.ReaderAt, size int64) (Content, error) {
+	if size <= 0 {
+		return Content{}, fmt.Errorf("device has no size: %w", io.ErrUnexpectedEOF)
+	}
+	marked, err := isMarked(r, size)
+	if err != nil {
+		return Content{}, err
+	}
+	head, err := readArea(r, area{0, min(quickLength, size)})
+	if err != nil {
+		return Content{}, err
+	}
+	content := Content{Kind: identify(head), Unfinished: marked}
+	if content.Kind != "" || marked {
+		return content, nil
+	}
+	content.Kind, err = searchAreas(r, size)
+	return content, err
+}
+
+// searchAreas reads every signature area in full, and names what is in them;
+// "" when all is zero.
+func searchAreas(r io.ReaderAt, size int64) (string, error) {
+	found := ""
+	for _, a := range signatureAreas(size) {
+		data, err := readArea(r, a)
+		if err != nil {
+			return "", err
+		}
+		if found != "" || allZero(data) {
+			continue
+		}
+		if a.offset == 0 {
+			found = identify(data)
+		}
+		if found == "" {
+			found = fmt.Sprintf("unknown data between byte %d and byte %d", a.offset, a.offset+a.length)
+		}
+	}
+	return found, nil
+}
+
+// readArea reads all of a. Less than all is an error.
+func readArea(r io.ReaderAt, a area) ([]byte, error) {
+	data := make([]byte, a.length)
+	n, err := r.ReadAt(data, a.offset)
+	if int64(n) == a.length {
+		return data, nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return nil, fmt.Errorf("read %d bytes at %d: %w", a.length, a.offset, err)
+}
+
+// sizeOf is the size in bytes of a block device or an image file.
+func sizeOf(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if info.Mode().IsRegular() {
+		return info.Size(), nil
+	}
+	if info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
+		return 0, fmt.Errorf("not a block device: %w", unix.ENOTBLK)
+	}
+	return f.Seek(0, io.SeekEnd)
+}
