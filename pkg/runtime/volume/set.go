@@ -1,0 +1,237 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
+)
+
+var (
+	// ErrDisabled says that a volume is recorded and the configuration forbids block devices in the guest. Sharing
+	// the recorded folder instead would give the container an empty folder of the host.
+	ErrDisabled = errors.New("a direct volume is recorded, but disable_block_device_use = true in the configuration")
+	// ErrReadOnly says that the disk is plugged read-only and somebody wants to change it.
+	ErrReadOnly = errors.New("the volume's disk is plugged read-only")
+	// ErrUnsupported says that a record asks for what this runtime does not do and must not pretend to have done.
+	ErrUnsupported = errors.New("the record asks for what this runtime cannot do")
+	// ErrUnknown says that no volume of the sandbox has the device.
+	ErrUnknown = errors.New("not found in sandbox")
+	// ErrNotMounted says that no container uses the volume at the moment, so the guest has not mounted it.
+	ErrNotMounted = errors.New("no container of the sandbox uses the volume at the moment")
+	// ErrCannotGrow says that the agent in the guest is one that cannot grow a file system.
+	ErrCannotGrow = errors.New("the agent in the guest cannot grow a mounted file system; " +
+		"recreate the pod to let the new size take effect, or use a guest image with katadirect's agent")
+)
+
+// Disks is what the package needs of the machine; vm.Machine has it.
+type Disks interface {
+	PlugDisk(ctx context.Context, d vm.Disk) (vm.DiskAddress, error)
+	UnplugDisk(ctx context.Context, id string) error
+	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
+}
+
+// Agent is what it needs of the guest; agentclient.Client has it.
+type Agent interface {
+	GetVolumeStats(context.Context, *agentproto.VolumeStatsRequest) (*agentproto.VolumeStatsResponse, error)
+	ResizeVolume(context.Context, *agentproto.ResizeVolumeRequest) (*agentproto.Empty, error)
+}
+
+// Config is what a Set works with.
+type Config struct {
+	// Sandbox is the id under which volumes are claimed; its lease must be held already.
+	Sandbox  string
+	Records  *directvolume.Store
+	Disks    Disks
+	Agent    Agent
+	Features agentclient.Features
+	// Disabled is disable_block_device_use.
+	Disabled bool
+	Log      *slog.Logger
+}
+
+// Set is the direct volumes of one sandbox. Its methods may be called from several goroutines: Attach and Detach
+// wait for each other, Resize and Stats only for what happens to the same disk.
+type Set struct {
+	Config
+
+	changing lock // held by Attach, Detach and Release
+
+	mu    sync.Mutex // guards the map and the fields of the disks
+	disks map[identity]*disk
+}
+
+// disk is a device that is plugged in, or was and could not be unplugged.
+type disk struct {
+	busy lock // held while the disk changes its size or goes
+
+	id        string
+	device    string // the first record's path of it
+	guestPath string
+	address   vm.DiskAddress
+	readOnly  bool
+	exposed   bool                // the guest may have mounted it
+	stuck     bool                // plugging failed, and so did unplugging
+	paths     map[string]struct{} // the claimed volume paths
+	users     map[string]struct{} // containers
+}
+
+// Use is what becomes of one bind mount.
+type Use struct {
+	// GuestPath is where the guest mounts the volume; the container's mount becomes a bind of it.
+	GuestPath string
+	// Storage goes to the agent with the container. It is nil for a container's second mount of the same volume:
+	// the agent counts storages, and this one is counted already.
+	Storage *agentproto.Storage
+}
+
+// New makes an empty set.
+func New(c Config) *Set {
+	return &Set{Config: c, changing: newLock(), disks: make(map[identity]*disk)}
+}
+
+// Attach gives the volume recorded for source, the source path of a bind mount, to the container.
+//
+// directvolume.ErrNotFound: there is none; the mount is an ordinary one. Every other error must fail the container,
+// and then nothing of this call is left. What it is may be told by directvolume's errors (ErrInvalid, ErrClaimed,
+// ErrDevice), vm's (ErrNoSlot, ErrInUse) and the ones above.
+func (s *Set) Attach(ctx context.Context, container, source string) (Use, error) {
+	if err := s.changing.lock(ctx); err != nil {
+		return Use{}, err
+	}
+	defer s.changing.unlock()
+	if s.Disabled {
+		return Use{}, s.refuse(ctx, source)
+	}
+	return s.attach(ctx, container, source)
+}
+
+// refuse finds out whether there would have been a volume.
+func (s *Set) refuse(ctx context.Context, source string) error {
+	_, err := s.Records.Get(ctx, source)
+	if err == nil {
+		return fmt.Errorf("%s: %w", source, ErrDisabled)
+	}
+	return err
+}
+
+func (s *Set) attach(ctx context.Context, container, source string) (use Use, err error) {
+	record, err := s.Records.Claim(ctx, source, s.Sandbox)
+	if err != nil {
+		return Use{}, err
+	}
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+	undo.Push("release the claim", func(ctx context.Context) error {
+		if s.claimed(source) { // by another container, or with a disk that could not be unplugged
+			return nil
+		}
+		return s.Records.Release(ctx, source, s.Sandbox)
+	})
+	w, err := newWish(record, s.Features)
+	if err != nil {
+		return Use{}, fmt.Errorf("direct volume %s: %w", source, err)
+	}
+	d, err := s.find(ctx, w, source)
+	if err != nil {
+		return Use{}, fmt.Errorf("direct volume %s: %w", source, err)
+	}
+	return s.use(d, w, container, source), nil
+}
+
+// find returns the device's disk, plugging it in if it is not there yet.
+func (s *Set) find(ctx context.Context, w wish, source string) (*disk, error) {
+	s.mu.Lock()
+	d, ok := s.disks[w.identity]
+	s.mu.Unlock()
+	if ok && d.stuck {
+		if err := s.drop(ctx, w.identity, d); err != nil {
+			return nil, err
+		}
+		ok = false
+	}
+	if !ok {
+		return s.plug(ctx, w, source)
+	}
+	if d.readOnly && !w.readOnly {
+		return nil, fmt.Errorf("%s: %w by another record", w.device, ErrReadOnly)
+	}
+	return d, nil
+}
+
+// plug plugs a new disk in. Should the attempt fail and leave a disk that does not come out again either, the disk
+// is kept in mind, and its claim with it: another machine must not have the device then.
+func (s *Set) plug(ctx context.Context, w wish, source string) (_ *disk, err error) {
+	d := &disk{
+		busy: newLock(), id: w.identity.diskID(), device: w.device, readOnly: w.readOnly,
+		paths: make(map[string]struct{}), users: make(map[string]struct{}),
+	}
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+	// Before the attempt: one that was cut short may have plugged it all the same.
+	undo.Push("unplug "+w.device, func(ctx context.Context) error {
+		err := s.Disks.UnplugDisk(ctx, d.id)
+		if err != nil {
+			d.stuck, d.paths[source] = true, struct{}{}
+			s.add(w.identity, d)
+		}
+		return err
+	})
+	d.address, err = s.Disks.PlugDisk(ctx, vm.Disk{ID: d.id, Path: w.device, ReadOnly: w.readOnly})
+	if err != nil {
+		return nil, fmt.Errorf("plug in %s: %w", w.device, err)
+	}
+	d.guestPath = guestPath(d.address)
+	s.add(w.identity, d)
+	s.Log.Info("direct volume plugged in", "device", d.device, "disk", d.id, "address", d.address.Source,
+		"readOnly", d.readOnly)
+	return d, nil
+}
+
+func (s *Set) add(id identity, d *disk) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disks[id] = d
+}
+
+func (s *Set) use(d *disk, w wish, container, source string) Use {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	use := Use{GuestPath: d.guestPath}
+	if _, counted := d.users[container]; !counted {
+		use.Storage = w.storage(d.address)
+	}
+	d.paths[source] = struct{}{}
+	d.users[container] = struct{}{}
+	return use
+}
+
+func (s *Set) claimed(source string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.disks {
+		if _, ok := d.paths[source]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Expose says that the agent is told of the container now: its volumes may be mounted in the guest from here on, so
+// that Detach no longer unplugs what only this container has seen.
+func (s *Set) Expose(container string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.disks {
+		if _, ok := d.users[container]; ok {
+			d.exposed = true
+		}
+	}
+}
