@@ -40,6 +40,15 @@ func start(t *testing.T, dir string) *process {
 	return &process{cmd: cmd, dir: dir, lines: bufio.NewScanner(out)}
 }
 
+// shortDir is a temporary folder whose path leaves room for what stands below it: paths of sockets are limited.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "kd-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
 // until reads what the demo says until a step begins.
 func (p *process) until(step string) bool {
 	for p.lines.Scan() {
@@ -102,7 +111,7 @@ func (p *process) traces(t *testing.T) []string {
 func TestCtrlCAtAnyStepLeavesNothing(t *testing.T) {
 	for _, step := range demo.Steps {
 		t.Run(step, func(t *testing.T) {
-			p := start(t, t.TempDir())
+			p := start(t, shortDir(t))
 			if !p.until(step) {
 				t.Fatalf("the demo has not come to that step:\n%s", strings.Join(p.said, "\n"))
 			}
@@ -120,7 +129,7 @@ func TestCtrlCAtAnyStepLeavesNothing(t *testing.T) {
 
 // A demo that is killed cannot clean up. The kernel ends its processes, and the next demo removes its folder.
 func TestAKilledDemoLeavesNoProcessAndTheNextRemovesTheRest(t *testing.T) {
-	dir := t.TempDir()
+	dir := shortDir(t)
 	p := start(t, dir)
 	if !p.until(demo.StepExpand) {
 		t.Fatalf("the demo has not come to that step:\n%s", strings.Join(p.said, "\n"))
