@@ -1,9 +1,13 @@
 package qemu
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 )
 
 // Accelerators of Config.Accel.
@@ -79,8 +83,58 @@ const (
 	EventStoppedNoSpace EventKind = "stopped-no-space"
 	// EventResumed: the machine goes on after EventStoppedNoSpace.
 	EventResumed EventKind = "resumed"
-	// EventDiskError: the guest got an I/O error.
+	// EventDiskError: the guest got an I/O error. Reported at most every ten seconds.
 	EventDiskError EventKind = "disk-error"
-	// EventGuestPanic: the guest's kernel said that it panicked.
-	EventGuestPanic EventKind = "guest-panic"
 )
+
+// Limits of Config.
+const (
+	defaultQEMU      = "qemu-system-x86_64"
+	defaultMemoryMiB = 2048
+	defaultShareTag  = "kataShared"
+	maxBridges       = 5 // Kata's limit too
+)
+
+// withDefaults fills in what is empty and refuses what cannot work.
+func (c Config) withDefaults() (Config, error) {
+	c.QEMU = cmp.Or(c.QEMU, defaultQEMU)
+	c.MemoryMiB = cmp.Or(c.MemoryMiB, defaultMemoryMiB)
+	c.VCPUs = cmp.Or(c.VCPUs, 1)
+	c.Bridges = cmp.Or(c.Bridges, 1)
+	c.BlockDriver = cmp.Or(c.BlockDriver, VirtioBlk)
+	c.BlockAIO = cmp.Or(c.BlockAIO, "threads")
+	c.ShareTag = cmp.Or(c.ShareTag, defaultShareTag)
+	c.Log = cmp.Or(c.Log, slog.Default())
+	if c.OnEvent == nil {
+		c.OnEvent = func(Event) {}
+	}
+	switch {
+	case c.ID == "":
+		return c, errors.New("the machine has no id")
+	case !filepath.IsAbs(c.Dir):
+		return c, fmt.Errorf("machine folder %q is not an absolute path", c.Dir)
+	case c.Bridges < 0 || c.Bridges > maxBridges:
+		return c, fmt.Errorf("%d PCI bridges (default_bridges): a machine has 1 to %d", c.Bridges, maxBridges)
+	case c.BlockDriver != VirtioBlk && c.BlockDriver != VirtioSCSI:
+		return c, fmt.Errorf("block driver %q (block_device_driver): use %s or %s", c.BlockDriver, VirtioBlk, VirtioSCSI)
+	case c.BlockAIO != "threads" && c.BlockAIO != "native" && c.BlockAIO != "io_uring":
+		return c, fmt.Errorf("block I/O engine %q (block_device_aio): use threads, native or io_uring", c.BlockAIO)
+	case c.MemoryMiB < 0 || c.VCPUs < 0:
+		return c, fmt.Errorf("%d MiB of memory and %d processors are no machine", c.MemoryMiB, c.VCPUs)
+	}
+	// The longest socket path must fit into a sockaddr_un.
+	if path := c.agentSocket(); len(path) > maxSocketPath {
+		return c, fmt.Errorf("machine folder is too deep: socket path %s is longer than %d bytes", path, maxSocketPath)
+	}
+	return c, nil
+}
+
+const maxSocketPath = 107
+
+// agentSocket is the host's end of the virtio-serial port on which the agent speaks.
+func (c Config) agentSocket() string { return filepath.Join(c.Dir, "agent.sock") }
+
+// pidFile is written by QEMU itself. Its path on QEMU's command line is also what Kill knows the process by.
+func (c Config) pidFile() string { return pidFile(c.Dir) }
+
+func pidFile(dir string) string { return filepath.Join(dir, "pid") }

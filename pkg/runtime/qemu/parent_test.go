@@ -1,0 +1,3 @@
+package qemu_test
+
+func actAsParent(dir string) {}
