@@ -92,8 +92,14 @@ func (r SizeRange) chooseGrown(fsType string, sizeBytes int64) (int64, error) {
 	return r.choose(fsType)
 }
 
-// MinimumSizeBytes is the smallest volume with that file system.
-func MinimumSizeBytes(fsType string) int64 { return fileSystems[fsType].minBytes }
+// Wanted is the size the range asks for, rounded up, of a volume about which nothing else is known.
+func (r SizeRange) Wanted() (int64, error) {
+	sizeBytes := align(r.RequiredBytes)
+	if r.RequiredBytes <= 0 || !r.holds(sizeBytes) {
+		return 0, fmt.Errorf("%w: at least %d and at most %d bytes are asked for", ErrOutOfRange, r.RequiredBytes, r.LimitBytes)
+	}
+	return sizeBytes, nil
+}
 
 func align(sizeBytes int64) int64 { return (sizeBytes + alignBytes - 1) / alignBytes * alignBytes }
 

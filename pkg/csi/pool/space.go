@@ -137,11 +137,36 @@ func (p *Pool) Usage(ctx context.Context, id string) (usedBytes int64, err error
 	return min(p.allocatedBytesOf(id), v.SizeBytes), nil
 }
 
-// Capacity returns the size of the largest volume that can be made now, 0 if none can.
-func (p *Pool) Capacity(_ context.Context) (int64, error) {
+// Capacity is what a pool has room for.
+type Capacity struct {
+	AvailableBytes     int64 // the largest volume that can be made now, 0 if none can
+	MinimumVolumeBytes int64 // the smallest with that file system
+	MaximumVolumeBytes int64 // the largest with that file system that can be made now
+}
+
+// Capacity returns what the pool has room for in volumes with that file system.
+func (p *Pool) Capacity(_ context.Context, fsType string) (Capacity, error) {
+	fs, known := fileSystems[fsType]
+	if !known {
+		return Capacity{}, unknownFileSystem(fsType)
+	}
 	leftBytes, err := p.space.leftBytes()
 	if err != nil {
-		return 0, err
+		return Capacity{}, err
 	}
-	return largestSize(leftBytes + p.allocatedBytes() - p.space.promised()), nil
+	available := largestSize(leftBytes + p.allocatedBytes() - p.space.promised())
+	if available < fs.minBytes {
+		available = 0
+	}
+	return Capacity{
+		AvailableBytes:     available,
+		MinimumVolumeBytes: fs.minBytes,
+		MaximumVolumeBytes: min(available, fs.maxBytes),
+	}, nil
+}
+
+// Check reports whether the pool's file system answers.
+func (p *Pool) Check(context.Context) error {
+	_, err := p.space.leftBytes()
+	return err
 }

@@ -1,0 +1,116 @@
+// Command csi-node is the CSI driver csi.katadirect.io: the identity, controller and node services for the volumes of
+// one node. It reads its flags, wires pkg/csi and runs it; docs/csi.md says what it does.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/katadirect/katadirect/internal/version"
+	"github.com/katadirect/katadirect/pkg/csi"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+const program = "csi-node"
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// options are the flags.
+type options struct {
+	endpoint  string
+	driver    csi.Config
+	logFormat string
+	logLevel  slog.Level
+	version   bool
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\n", program, err)
+		return exitUsage
+	case o.version:
+		fmt.Fprintln(stdout, version.String(program))
+		return 0
+	}
+	if o.driver.Log, err = logger(stderr, o.logFormat, o.logLevel); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", program, err)
+		return exitUsage
+	}
+	if err := serve(ctx, o); err != nil {
+		o.driver.Log.Error("ended with an error", "error", err)
+		return exitFailed
+	}
+	return 0
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	hostname, _ := os.Hostname()
+	flags := flag.NewFlagSet(program, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.endpoint, "endpoint", "unix:///run/katadirect/csi/csi.sock", "unix socket to serve on")
+	flags.StringVar(&o.driver.NodeID, "node-id", hostname, "name of this node")
+	flags.StringVar(&o.driver.PoolDir, "pool", "/var/lib/katadirect/pool", "folder that holds the volumes")
+	flags.StringVar(&o.driver.RecordRoot, "record-root", directvolume.DefaultRoot, "folder of the direct-volume records, as the runtime has it")
+	flags.StringVar(&o.driver.StateDir, "state-dir", stage.DefaultDir, "folder of what is staged; below /run, so that it does not outlive a reboot")
+	flags.StringVar(&o.driver.Sandboxes.GoDir, "sandbox-dir", directvolume.DefaultGoDir, "folder of the runtime's sandboxes")
+	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	flags.BoolVar(&o.version, "version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, nil
+}
+
+func logger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	o := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q is neither text nor json", format)
+}
+
+// serve opens the state before the socket, so that whoever can connect gets answers.
+func serve(ctx context.Context, o options) (err error) {
+	driver, err := csi.Open(ctx, o.driver)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, driver.Close()) }()
+	listener, err := csi.Listen(ctx, o.endpoint)
+	if err != nil {
+		return err
+	}
+	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint,
+		"node", o.driver.NodeID, "pool", o.driver.PoolDir)
+	return driver.Serve(ctx, listener)
+}

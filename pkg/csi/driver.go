@@ -1,0 +1,106 @@
+package csi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+
+	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// drainTimeout bounds how long Serve waits for calls that are under way when it is told to end.
+const drainTimeout = 25 * time.Second
+
+// Config says where a driver's state is. Only NodeID and PoolDir are needed.
+type Config struct {
+	// NodeID is the node's name. It becomes the value of a label (TopologyKey).
+	NodeID string
+	// PoolDir is the folder of the volumes. It is made if it is missing.
+	PoolDir string
+	// RecordRoot is the folder of the records; "" is directvolume.DefaultRoot.
+	RecordRoot string
+	// StateDir is the folder of what is staged; "" is stage.DefaultDir.
+	StateDir string
+	// Sandboxes says where the runtimes' sandboxes are; the zero value is the host's own places.
+	Sandboxes directvolume.Sandboxes
+	// Log gets one line per call. Nil is silence.
+	Log *slog.Logger
+}
+
+// Driver is one node's CSI driver.
+type Driver struct {
+	pool       *pool.Pool
+	identity   identity
+	controller csi.ControllerServer
+	node       csi.NodeServer
+	log        *slog.Logger
+}
+
+// Open opens the driver's state. Close gives it back.
+func Open(ctx context.Context, c Config) (*Driver, error) {
+	if err := checkNodeID(c.NodeID); err != nil {
+		return nil, err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	staged, err := stage.Open(c.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := pool.Open(ctx, c.PoolDir, pool.Options{Node: c.NodeID, Log: c.Log})
+	if err != nil {
+		return nil, err
+	}
+	var (
+		found = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
+		place = topology(c.NodeID)
+		stats = &lastStats{}
+		held  = &locks{}
+	)
+	return &Driver{
+		pool:     volumes,
+		identity: identity{pool: volumes},
+		controller: serialController{locks: held, idOf: volumes.ID, ControllerServer: &controller{
+			pool: volumes, staged: staged, records: found, topology: place, stats: stats, log: c.Log,
+		}},
+		node: serialNode{locks: held, NodeServer: &node{
+			pool: volumes, staged: staged, records: found, guests: guests{c.Sandboxes}, topology: place, stats: stats, log: c.Log,
+		}},
+		log: c.Log,
+	}, nil
+}
+
+// Close gives the pool back. It must come after Serve has returned.
+func (d *Driver) Close() error { return d.pool.Close() }
+
+// Serve answers calls on the listener until ctx ends. Then it takes no new ones, lets those under way finish for a
+// bounded time, and returns.
+func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
+	calls := &interceptor{log: d.log}
+	server := grpc.NewServer(grpc.UnaryInterceptor(calls.unary))
+	csi.RegisterIdentityServer(server, d.identity)
+	csi.RegisterControllerServer(server, d.controller)
+	csi.RegisterNodeServer(server, d.node)
+
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	d.log.InfoContext(ctx, "ending; calls under way may finish")
+	overdue := time.AfterFunc(drainTimeout, server.Stop)
+	defer overdue.Stop()
+	server.GracefulStop()
+	<-ended
+	return nil
+}

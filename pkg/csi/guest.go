@@ -1,0 +1,59 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"regexp"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+const (
+	// statsTimeout bounds how long a stats call waits for a guest: kubelet asks for all volumes in turn.
+	statsTimeout = 2 * time.Second
+	// resizeTimeout bounds how long an expansion waits for a guest to grow its file system.
+	resizeTimeout = 60 * time.Second
+)
+
+// guests reaches the sandboxes that have volumes, through their shims' management sockets.
+type guests struct {
+	sandboxes directvolume.Sandboxes
+}
+
+func (g guests) client(sandboxID string) *directvolume.Client {
+	return directvolume.NewClient(sandboxID, directvolume.WithClientSandboxes(g.sandboxes))
+}
+
+func (g guests) stats(ctx context.Context, sandboxID, device string) (directvolume.VolumeStats, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
+	return g.client(sandboxID).Stats(ctx, device)
+}
+
+// resize returns when the guest's file system has grown to the device's new size. It returns ErrCannotResize when
+// trying again will not help, and ErrGuest when it may.
+func (g guests) resize(ctx context.Context, sandboxID, device string, sizeBytes int64) error {
+	ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
+	defer cancel()
+	err := g.client(sandboxID).Resize(ctx, device, uint64(sizeBytes))
+	if err == nil {
+		return nil
+	}
+	if cannotResize(err) {
+		return failf(ErrCannotResize, "the runtime of sandbox %s cannot grow a volume that is in use. "+
+			"The volume has %d bytes now; its file system grows when the pod is started again: %w", sandboxID, sizeBytes, err)
+	}
+	return failf(ErrGuest, "the volume has %d bytes now, but its guest has not grown the file system yet: %w", sizeBytes, err)
+}
+
+// unimplemented is how shims that are not ours word it. Kata's Go shim passes the agent's ttrpc error on as text with
+// code 500, its Rust shim likewise.
+var unimplemented = regexp.MustCompile(`(?i)unimplemented|not implemented|not supported`)
+
+func cannotResize(err error) bool {
+	answer := (*directvolume.StatusError)(nil)
+	return errors.As(err, &answer) &&
+		(answer.Code == http.StatusNotImplemented || unimplemented.MatchString(answer.Message))
+}

@@ -1,0 +1,65 @@
+package csi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// interceptor is what every call passes through: it gets a number, its panic is caught, its error gets a code, and
+// it leaves one line in the log.
+type interceptor struct {
+	log   *slog.Logger
+	calls atomic.Uint64
+}
+
+func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	log := i.log.With("request", i.calls.Add(1), "method", path.Base(info.FullMethod))
+	if named, ok := request.(interface{ GetVolumeId() string }); ok {
+		log = log.With("volume", named.GetVolumeId())
+	} else if named, ok := request.(interface{ GetName() string }); ok {
+		log = log.With("name", named.GetName())
+	}
+	log.DebugContext(ctx, "call", "body", loggable{request})
+	start := time.Now()
+	response, err := recovered(ctx, log, request, handle)
+	err = toStatus(err)
+	logCall(ctx, log, status.Code(err), err, time.Since(start))
+	if err != nil {
+		return nil, err
+	}
+	return response, nil
+}
+
+// recovered turns a panic into an error: one bad request must not end the calls of all other pods.
+func recovered(ctx context.Context, log *slog.Logger, request any, handle grpc.UnaryHandler) (response any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = status.Error(codes.Internal, "the driver failed on this call; its log says where")
+		}
+	}()
+	return handle(ctx, request)
+}
+
+// logCall writes as loudly as the outcome deserves: what changes nothing and went well only shows in a debug log, and
+// so does a call that is repeated anyway.
+func logCall(ctx context.Context, log *slog.Logger, code codes.Code, err error, took time.Duration) {
+	log = log.With("code", code.String(), "took", took)
+	switch code {
+	case codes.OK, codes.Aborted:
+		log.DebugContext(ctx, "done")
+	case codes.Internal, codes.Unknown, codes.DataLoss:
+		log.ErrorContext(ctx, "failed", "error", status.Convert(err).Message())
+	default:
+		log.WarnContext(ctx, "refused", "error", status.Convert(err).Message())
+	}
+}

@@ -1,0 +1,158 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// ephemeralKey is set by kubelet in the volume context of an inline volume of a pod.
+const ephemeralKey = "csi.storage.k8s.io/ephemeral"
+
+// NodePublishVolume makes an empty folder at the target path and a record that tells the runtime what belongs there.
+func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if err := pool.ValidateID(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if err := checkPath("target path", r.GetTargetPath()); err != nil {
+		return nil, err
+	}
+	if r.GetVolumeContext()[ephemeralKey] == "true" {
+		return nil, failf(ErrInvalidArgument, "inline ephemeral volumes are not supported; use a generic ephemeral volume")
+	}
+	v, a, err := n.volumeFor(ctx, r.GetVolumeId(), r.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	if err := n.checkStaged(ctx, v.ID, r.GetStagingTargetPath()); err != nil {
+		return nil, err
+	}
+	if err := n.publish(ctx, v, r.GetTargetPath(), newRecord(v, a, r.GetReadonly())); err != nil {
+		return nil, err
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (n *node) checkStaged(ctx context.Context, id, stagingPath string) error {
+	if stagingPath == "" {
+		return failf(ErrState, "the staging target path is missing: volume %s has to be staged before it is published", id)
+	}
+	present, err := n.staged.Get(ctx, id)
+	if errors.Is(err, stage.ErrNotStaged) {
+		return failf(ErrState, "volume %s is not staged on this node (since it booted); stage it first", id)
+	}
+	if err != nil {
+		return err
+	}
+	if present.StagingPath != stagingPath {
+		return failf(ErrState, "volume %s is staged at %s, not at %s", id, present.StagingPath, stagingPath)
+	}
+	return nil
+}
+
+// publish makes folder and record, or finds that they are there as they should be. On error it takes back what it made.
+func (n *node) publish(ctx context.Context, v pool.Volume, targetPath string, wanted directvolume.Record) (err error) {
+	if err := n.checkFree(ctx, v, targetPath, wanted); err != nil {
+		return err
+	}
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+	made, err := makeTarget(targetPath)
+	if err != nil {
+		return err
+	}
+	if made {
+		undo.Push("remove the target path", func(context.Context) error { return removeTarget(targetPath) })
+	}
+	return n.records.store.Add(ctx, targetPath, wanted)
+}
+
+// checkFree refuses if the volume is published elsewhere, or the path is another volume's. A guest's file system
+// cannot be shared, so this holds for every access mode.
+func (n *node) checkFree(ctx context.Context, v pool.Volume, targetPath string, wanted directvolume.Record) error {
+	real, err := realPath(targetPath)
+	if err != nil {
+		return fmt.Errorf("look at the target path: %w", err)
+	}
+	publications, err := n.records.of(ctx, v)
+	if err != nil {
+		return err
+	}
+	for _, p := range publications {
+		switch {
+		case p.path == real && !sameMount(p.record, wanted):
+			return failf(ErrDiffers, "volume %s is published at %s with file system %s and options %v, not %s and %v",
+				v.ID, targetPath, p.record.FSType, p.record.Options, wanted.FSType, wanted.Options)
+		case p.path == real:
+		case len(p.sandboxes) > 0:
+			return failf(ErrInUse, "volume %s is in use by sandbox %s through %s. A direct volume serves one pod at a time, "+
+				"whatever its access mode; end that pod first", v.ID, p.sandboxes[0], p.path)
+		default:
+			return failf(ErrInUse, "volume %s is published at %s. A direct volume serves one pod at a time, "+
+				"whatever its access mode; it has to be unpublished there first", v.ID, p.path)
+		}
+	}
+	return n.checkPathFree(ctx, v.ID, targetPath)
+}
+
+func (n *node) checkPathFree(ctx context.Context, id, targetPath string) error {
+	record, err := n.records.store.Get(ctx, targetPath)
+	switch {
+	case errors.Is(err, directvolume.ErrInvalidKey):
+		return err // Get finds nothing there, and Add would refuse
+	case errors.Is(err, directvolume.ErrNotFound), errors.Is(err, directvolume.ErrInvalid):
+		return nil // Add replaces a record that is torn, unless a living sandbox has it
+	case err != nil:
+		return err
+	}
+	if other := record.Metadata[directvolume.MetadataVolumeID]; other != id && record.Device != "" {
+		return failf(ErrInUse, "the target path %s has the record of another volume (%q, device %s); unpublish that first",
+			targetPath, other, record.Device)
+	}
+	return nil
+}
+
+// NodeUnpublishVolume removes the record and the empty folder. A volume or path that nobody knows is a success.
+func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	id, targetPath := r.GetVolumeId(), r.GetTargetPath()
+	if err := pool.ValidateID(id); err != nil {
+		return nil, err
+	}
+	if err := checkPath("target path", targetPath); err != nil {
+		return nil, err
+	}
+	if err := n.checkOwn(ctx, id, targetPath); err != nil {
+		return nil, err
+	}
+	// The record first: from then on no container can start with the volume, and the folder is only a folder.
+	if err := n.records.store.Remove(ctx, targetPath); err != nil && !errors.Is(err, directvolume.ErrInvalidKey) {
+		return nil, err
+	}
+	if err := removeTarget(targetPath); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+// checkOwn refuses to remove the record of another volume. One that cannot be read is removed: it serves nobody.
+func (n *node) checkOwn(ctx context.Context, id, targetPath string) error {
+	record, err := n.records.store.Get(ctx, targetPath)
+	switch {
+	case errors.Is(err, directvolume.ErrNotFound), errors.Is(err, directvolume.ErrInvalid):
+		return nil
+	case err != nil:
+		return err
+	}
+	if other := record.Metadata[directvolume.MetadataVolumeID]; other != id {
+		return failf(ErrInUse, "%s has the record of another volume (%q, device %s), not of %s",
+			targetPath, other, record.Device, id)
+	}
+	return nil
+}

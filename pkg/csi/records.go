@@ -1,0 +1,102 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// publication is one record of a volume: where it is published, and who has it.
+type publication struct {
+	path      string // the target path without symbolic links
+	record    directvolume.Record
+	sandboxes []string // living ones that claim it
+}
+
+// records finds and writes the records of this driver's volumes.
+type records struct {
+	store *directvolume.Store
+}
+
+// of returns the publications of a volume, wherever they are. A record that names the volume's image counts whoever
+// wrote it, and so does one that cannot be read and is claimed: it may be of any volume.
+func (r records) of(ctx context.Context, v pool.Volume) ([]publication, error) {
+	entries, err := r.store.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	var found []publication
+	for _, e := range entries {
+		if e.Err == nil && (e.Record.Metadata[directvolume.MetadataVolumeID] == v.ID || e.Record.Device == v.ImagePath) {
+			found = append(found, publication{path: e.VolumePath, record: e.Record, sandboxes: e.Sandboxes})
+		}
+	}
+	return found, nil
+}
+
+// at returns the record at a target path if it is one of the volume's, and ErrNotPublished if there is none or it is
+// another volume's.
+func (r records) at(ctx context.Context, targetPath, volumeID string) (directvolume.Record, error) {
+	record, err := r.store.Get(ctx, targetPath)
+	if errors.Is(err, directvolume.ErrNotFound) {
+		return directvolume.Record{}, failf(ErrNotPublished, "volume %s is not published at %s", volumeID, targetPath)
+	}
+	if err != nil {
+		return directvolume.Record{}, err
+	}
+	if id := record.Metadata[directvolume.MetadataVolumeID]; id != volumeID {
+		return directvolume.Record{}, failf(ErrNotPublished, "volume %s is not published at %s, volume %q is",
+			volumeID, targetPath, id)
+	}
+	return record, nil
+}
+
+// newRecord says how the guest shall mount the volume.
+func newRecord(v pool.Volume, a access, readOnly bool) directvolume.Record {
+	r := directvolume.Record{
+		VolumeType: directvolume.VolumeTypeDirect,
+		Device:     v.ImagePath,
+		FSType:     v.FSType,
+		Options:    slices.Clone(a.options),
+		Metadata: map[string]string{
+			directvolume.MetadataVolumeID:  v.ID,
+			directvolume.MetadataSizeBytes: strconv.FormatInt(v.SizeBytes, 10),
+			directvolume.MetadataBacking:   directvolume.BackingFile,
+		},
+	}
+	if readOnly || a.readOnly() {
+		if !slices.Contains(r.Options, "ro") {
+			r.Options = append(r.Options, "ro")
+		}
+	} else {
+		// The guest cannot format what it may not write.
+		r.Metadata[directvolume.MetadataFormat] = directvolume.FormatIfBlank
+	}
+	// Kata's runtimes fail a container for group 0, and files made by root have it anyway.
+	if a.fsGroup != 0 {
+		r.Metadata[directvolume.MetadataFSGroup] = strconv.FormatUint(uint64(a.fsGroup), 10)
+	}
+	return r
+}
+
+// sameMount reports whether two records of one volume make the guest mount it in the same way. The size does not
+// count: it changes while the volume is published.
+func sameMount(a, b directvolume.Record) bool {
+	return a.Device == b.Device && a.FSType == b.FSType && slices.Equal(a.Options, b.Options) &&
+		a.Metadata[directvolume.MetadataFSGroup] == b.Metadata[directvolume.MetadataFSGroup]
+}
+
+// realPath resolves symbolic links in the folder that path is in, as the store does. The path itself may not exist.
+func realPath(path string) (string, error) {
+	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(parent, filepath.Base(path)), nil
+}

@@ -1,0 +1,67 @@
+package csi
+
+import (
+	"context"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+)
+
+// serialController lets one call at a time through for each volume; a second one is ErrBusy at once. Calls that
+// change nothing pass freely: a stats call that waits for a guest must not keep a pod from ending.
+type serialController struct {
+	csi.ControllerServer
+	locks *locks
+	idOf  func(name string) string // the id that a volume of that name has
+}
+
+// serialNode does the same for the node service. Publishing and unpublishing hold the target path too, so that two
+// volumes cannot race for one path.
+type serialNode struct {
+	csi.NodeServer
+	locks *locks
+}
+
+// alone runs call while it holds names.
+func alone[Request, Response any](
+	l *locks, call func(context.Context, Request) (Response, error), ctx context.Context, r Request, names ...string,
+) (Response, error) {
+	release, taken := l.try(names...)
+	if release == nil {
+		var none Response
+		return none, failf(ErrBusy, "another call for %s is under way; repeat this one when it has ended", taken)
+	}
+	defer release()
+	return call(ctx, r)
+}
+
+func (s serialController) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	return alone(s.locks, s.ControllerServer.CreateVolume, ctx, r, s.idOf(r.GetName()))
+}
+
+func (s serialController) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+	return alone(s.locks, s.ControllerServer.DeleteVolume, ctx, r, r.GetVolumeId())
+}
+
+func (s serialController) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
+	return alone(s.locks, s.ControllerServer.ControllerExpandVolume, ctx, r, r.GetVolumeId())
+}
+
+func (s serialNode) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	return alone(s.locks, s.NodeServer.NodeStageVolume, ctx, r, r.GetVolumeId())
+}
+
+func (s serialNode) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	return alone(s.locks, s.NodeServer.NodeUnstageVolume, ctx, r, r.GetVolumeId())
+}
+
+func (s serialNode) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	return alone(s.locks, s.NodeServer.NodePublishVolume, ctx, r, r.GetVolumeId(), r.GetTargetPath())
+}
+
+func (s serialNode) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	return alone(s.locks, s.NodeServer.NodeUnpublishVolume, ctx, r, r.GetVolumeId(), r.GetTargetPath())
+}
+
+func (s serialNode) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	return alone(s.locks, s.NodeServer.NodeExpandVolume, ctx, r, r.GetVolumeId())
+}
