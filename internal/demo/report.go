@@ -103,6 +103,18 @@ func (r *Report) Table(out io.Writer) {
 		total += s.Seconds
 	}
 	fmt.Fprintf(t, "all of it\t%7.2f\n", total)
+	if r.BytesAfter != 0 { // else it ended too early for more
+		r.facts(t)
+	}
+	_ = t.Flush()
+	fmt.Fprintf(out, "\n%d things are left over\n", len(r.Leftovers))
+	for _, line := range r.Leftovers {
+		fmt.Fprintf(out, "  %s\n", line)
+	}
+}
+
+// facts are the rows about the guest.
+func (r *Report) facts(t io.Writer) {
 	fmt.Fprintf(t, "\nseen\tbefore\tafter\n")
 	fmt.Fprintf(t, "size in the container (df)\t%s\t%s\n", mebibytes(r.BytesBefore), mebibytes(r.BytesAfter))
 	fmt.Fprintf(t, "machine (boot id)\t%.8s\t%.8s\n", r.GuestBootIDBefore, r.GuestBootIDAfter)
@@ -112,11 +124,6 @@ func (r *Report) Table(out io.Writer) {
 	fmt.Fprintf(t, "hot-plug\t%.0f ms\n", r.HotplugMS)
 	fmt.Fprintf(t, "resize, online\t%.0f ms\n", r.ResizeMS)
 	fmt.Fprintf(t, "mounts of the volume on the host\t%d\n", r.HostMountsOfVolume)
-	fmt.Fprintf(t, "left over\t%d\n", len(r.Leftovers))
-	_ = t.Flush()
-	for _, line := range r.Leftovers {
-		fmt.Fprintf(out, "  %s\n", line)
-	}
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -30,7 +30,7 @@ type process struct {
 func start(t *testing.T, dir string) *process {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(artifacts.BinDir, "katadirect"), "demo",
-		"--image", artifacts.Image.Dir, "--report", filepath.Join(t.TempDir(), "demo.json"))
+		"--guest", artifacts.Image.Dir, "--report", filepath.Join(t.TempDir(), "demo.json"))
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
