@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+)
+
+// ourMachine is a machine as the shim makes it for a pod: with the file share, the bridge for disks, and our agent.
+type ourMachine struct {
+	dir     string
+	share   *share.Share
+	machine *qemu.Machine
+	agent   *agentclient.Client
+}
+
+// startOurs boots a machine and returns when its agent has answered, and how long that took, the start of the file
+// share included.
+func startOurs(ctx context.Context, e *env) (_ *ourMachine, boot time.Duration, err error) {
+	m := &ourMachine{}
+	if m.dir, err = os.MkdirTemp(e.dir, "ours-"); err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.stop(ctx))
+		}
+	}()
+	log := slog.New(slog.DiscardHandler)
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	start := time.Now()
+	socket := filepath.Join(m.dir, "fs.sock")
+	m.share, err = share.Start(ctx, share.Config{
+		ID: "bench", Root: filepath.Join(m.dir, "share"), Socket: socket,
+		Daemon: "/usr/lib/qemu/virtiofsd", Cache: "auto", Log: log,
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	m.machine = qemu.New(qemu.Config{
+		ID: "bench", Dir: filepath.Join(m.dir, "vm"), Kernel: e.image.Kernel, Initrd: e.image.Initrd,
+		Accel: e.accel, MemoryMiB: memoryMiB, VCPUs: 1, ShareSocket: socket, Log: log,
+	})
+	if err := m.machine.Start(ctx); err != nil {
+		return nil, 0, err
+	}
+	conn, err := m.machine.DialAgent(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	m.agent = agentclient.New(conn, agentclient.Options{Log: log})
+	if _, err := m.agent.GetGuestDetails(ctx, &agentproto.GuestDetailsRequest{}); err != nil {
+		return nil, 0, fmt.Errorf("the agent's first answer: %w", err)
+	}
+	return m, time.Since(start), nil
+}
+
+// stopTimeout bounds the end of a machine, also after an interruption.
+const stopTimeout = 30 * time.Second
+
+func (m *ourMachine) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	var errs []error
+	if m.agent != nil {
+		errs = append(errs, m.agent.Close())
+	}
+	if m.machine != nil {
+		errs = append(errs, m.machine.Stop(ctx))
+	}
+	if m.share != nil {
+		errs = append(errs, m.share.Close(ctx))
+	}
+	return errors.Join(append(errs, os.RemoveAll(m.dir))...)
+}
