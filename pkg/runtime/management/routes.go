@@ -1,0 +1,109 @@
+package management
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/volume"
+)
+
+// routes are Kata's, and like Kata's they take any method.
+func routes(b Backend, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	for path, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
+		directvolume.PathStats:    func(w http.ResponseWriter, r *http.Request) error { return stats(b, w, r) },
+		directvolume.PathResize:   func(w http.ResponseWriter, r *http.Request) error { return resize(b, w, r) },
+		directvolume.PathAgentURL: func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
+		directvolume.PathMetrics:  func(w http.ResponseWriter, _ *http.Request) error { return metrics(b, w) },
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+			if err := handle(w, r); err != nil {
+				log.Warn("management request failed", "path", path, "error", err)
+				http.Error(w, err.Error(), statusOf(err))
+			}
+		})
+	}
+	return mux
+}
+
+//lint:ignore ST1005 these are Kata's very words
+var errNoPath = errors.New("Required parameter path not found")
+
+// statusOf is the one place where errors become HTTP codes. Kata's Go shim knows 400 for the missing parameter and
+// 500 for all else; 501, which it uses for what it does not offer, tells a driver that a retry is of no use.
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, errNoPath):
+		return http.StatusBadRequest
+	case errors.Is(err, volume.ErrCannotGrow):
+		return http.StatusNotImplemented
+	}
+	return http.StatusInternalServerError
+}
+
+// stats answers for the first of the devices that the query may mean and the sandbox has.
+func stats(b Backend, w http.ResponseWriter, r *http.Request) error {
+	devices := directvolume.StatsDevices(r.URL.RawQuery)
+	if len(devices) == 0 {
+		return errNoPath
+	}
+	got, err := firstKnown(r.Context(), b, devices)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(got)
+	if err != nil {
+		return err
+	}
+	_, _ = w.Write(body)
+	return nil
+}
+
+func firstKnown(ctx context.Context, b Backend, devices []string) (directvolume.VolumeStats, error) {
+	var first error
+	for _, device := range devices {
+		got, err := b.VolumeStats(ctx, device)
+		if err == nil {
+			return got, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if !errors.Is(err, volume.ErrUnknown) && !errors.Is(err, directvolume.ErrDevice) {
+			return directvolume.VolumeStats{}, err // this is the one, and it cannot be asked
+		}
+	}
+	return directvolume.VolumeStats{}, first
+}
+
+func resize(b Backend, _ http.ResponseWriter, r *http.Request) error {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	var request directvolume.ResizeRequest
+	if err := json.Unmarshal(body, &request); err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	if request.VolumePath == "" || request.Size == 0 {
+		return errors.New("resize: VolumePath (the host's device) and Size (bytes) must both be given")
+	}
+	return b.ResizeVolume(r.Context(), request.VolumePath, request.Size)
+}
+
+func agentURL(b Backend, w http.ResponseWriter) error {
+	_, _ = io.WriteString(w, b.AgentURL())
+	return nil
+}
+
+func metrics(b Backend, w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	return b.Metrics().writeTo(w)
+}

@@ -1,0 +1,97 @@
+// Package management serves a sandbox's management socket: HTTP on a unix socket, with the paths, queries, bodies and
+// answers of Kata's Go shim, so that kata-runtime, Kata's monitor and any CSI driver for direct volumes can ask.
+//
+// The sandbox starts one Server and is its Backend. Whoever can open the socket is root on the host; the guest cannot.
+// The words of the protocol are pkg/directvolume's, which holds the client. What the answers are must never move in
+// here.
+package management
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// Bounds on what a client may cost. A device's path has at most 4 KiB, which encoding may triple.
+const (
+	maxHeaderBytes = 24 << 10
+	maxBodyBytes   = 64 << 10
+	maxConns       = 16
+	headerTimeout  = 5 * time.Second
+	requestTimeout = 2 * time.Minute // above the agent's own limit for one call
+	idleTimeout    = 30 * time.Second
+)
+
+// Backend answers. Its methods are called from several goroutines.
+type Backend interface {
+	// VolumeStats and ResizeVolume take the host's device, as the record has it.
+	VolumeStats(ctx context.Context, device string) (directvolume.VolumeStats, error)
+	ResizeVolume(ctx context.Context, device string, sizeBytes uint64) error
+	// AgentURL is where the agent listens, for example vsock://3:1024.
+	AgentURL() string
+	Metrics() Metrics
+}
+
+// Server is a running management socket.
+type Server struct {
+	path   string
+	http   *http.Server
+	served chan struct{}
+}
+
+// Serve listens at path, mode 0600, and answers from backend until Close. The folder is there and private to root.
+func Serve(path string, backend Backend, log *slog.Logger) (*Server, error) {
+	// A socket of a shim that died with the same id would be in the way; the caller holds the sandbox's lease.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("management socket: %w", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("management socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("management socket: %w", err), listener.Close())
+	}
+	s := &Server{
+		path:   path,
+		served: make(chan struct{}),
+		http: &http.Server{
+			Handler:           http.TimeoutHandler(routes(backend, log), requestTimeout, "the sandbox did not answer in time\n"),
+			ReadHeaderTimeout: headerTimeout,
+			ReadTimeout:       headerTimeout,
+			WriteTimeout:      requestTimeout + headerTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeaderBytes,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		},
+	}
+	go func() {
+		defer close(s.served)
+		if err := s.http.Serve(limit(listener, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("management socket has ended", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+// Close stops listening, ends what is being answered and removes the socket. Idempotent.
+func (s *Server) Close(ctx context.Context) error {
+	err := s.http.Close()
+	select {
+	case <-s.served:
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+	}
+	if removeErr := os.Remove(s.path); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
+	}
+	return err
+}
