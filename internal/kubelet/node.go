@@ -67,10 +67,13 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 			err = errors.Join(err, closeErr)
 		}
 	}()
-	n.Lab.Watch(n.pool())
+	n.Lab.Watch(n.pool(), ".lock")
 	n.Lab.Watch(n.root())
-	if err := errors.Join(os.MkdirAll(n.pool(), 0o700), os.MkdirAll(n.root(), 0o750)); err != nil {
-		return nil, err
+	n.Lab.Watch(n.driverDir())
+	for _, dir := range []string{n.pool(), n.root(), n.driverDir()} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, err
+		}
 	}
 	n.conn, err = grpc.NewClient("unix://"+n.driverSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -105,14 +108,20 @@ func (n *Node) pool() string { return filepath.Join(n.Lab.Dir, "pool") }
 // root stands for /var/lib/kubelet.
 func (n *Node) root() string { return filepath.Join(n.Lab.Dir, "kubelet") }
 
-func (n *Node) driverSocket() string { return filepath.Join(n.Lab.Dir, "csi.sock") }
+// driverDir is where the driver has its socket and keeps what is staged.
+func (n *Node) driverDir() string { return filepath.Join(n.Lab.Dir, "csi") }
+
+func (n *Node) driverSocket() string { return filepath.Join(n.driverDir(), "csi.sock") }
 
 // StartDriver starts csi-node, for the first time or after it was killed, and returns when it is ready.
 func (n *Node) StartDriver(ctx context.Context) (err error) {
 	n.driver, err = n.Lab.Start(lab.Command{
 		Name: "csi-node",
 		Path: filepath.Join(n.opts.BinDir, "csi-node"),
-		Args: []string{"--endpoint", "unix://" + n.driverSocket(), "--node-id", "demo", "--pool", n.pool()},
+		Args: []string{
+			"--endpoint", "unix://" + n.driverSocket(), "--node-id", "lab", "--pool", n.pool(),
+			"--state-dir", filepath.Join(n.driverDir(), "staged"),
+		},
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,7 @@ type Lab struct {
 	lock      *os.File
 	processes []*Process
 	watched   []string
+	stays     []string // patterns of files that may stay in the watched folders
 	before    []mount
 	cri       *CRI
 	ctrd      *Process
@@ -74,7 +75,9 @@ func Open(ctx context.Context, opts Options) (_ *Lab, err error) {
 	if l.before, err = readMounts(l.ns.init.Process.Pid); err != nil {
 		return nil, err
 	}
-	l.Watch("/run")
+	l.Watch("/run",
+		"katadirect/*", // what the shim found out about the host, kept until the next boot
+		"lab-ipam/lab/lock", "lab-ipam/lab/last_reserved_ip.*")
 	if err := l.StartContainerd(ctx); err != nil {
 		return nil, err
 	}
@@ -121,8 +124,14 @@ func sweep() {
 // Path is how a file of the lab is reached from the outside. Files below Dir need no such help.
 func (l *Lab) Path(inside string) string { return l.ns.path(inside) }
 
-// Watch names a folder, as seen inside the lab, in which the run must leave nothing behind but empty folders.
-func (l *Lab) Watch(dir string) { l.watched = append(l.watched, dir) }
+// Watch names a folder, as seen inside the lab, in which the run must leave nothing behind but empty folders and the
+// files that match one of the patterns, which are relative to it.
+func (l *Lab) Watch(dir string, stays ...string) {
+	l.watched = append(l.watched, dir)
+	for _, pattern := range stays {
+		l.stays = append(l.stays, filepath.Join(dir, pattern))
+	}
+}
 
 // CRI is containerd's runtime service.
 func (l *Lab) CRI() *CRI { return l.cri }

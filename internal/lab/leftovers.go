@@ -15,13 +15,6 @@ import (
 // something still there counts as left over.
 const settleTime = 3 * time.Second
 
-// infrastructure are files below /run that containerd and the CNI plugins keep as long as they are installed.
-var infrastructure = []string{
-	"/run/katadirect/*", // what the shim found out about the host, kept until the next boot
-	"/run/lab-ipam/lab/lock",
-	"/run/lab-ipam/lab/last_reserved_ip.*",
-}
-
 // leftoverError is for callers that can only return an error.
 func leftoverError(left []string) error {
 	if len(left) == 0 {
@@ -97,7 +90,7 @@ func (l *Lab) filesBelow(dir string) ([]string, error) {
 			return err
 		}
 		inside := "/" + strings.TrimPrefix(strings.TrimPrefix(path, outside), "/")
-		for _, known := range infrastructure {
+		for _, known := range l.stays {
 			if ok, _ := filepath.Match(known, inside); ok {
 				return nil
 			}
