@@ -29,8 +29,15 @@ type agentChannel struct {
 
 var errChannelBusy = errors.New("the agent's channel is in use: close the first connection before dialling again")
 
-// portPoll is how often QEMU is asked about the port. Its events alone do not do: it holds back all but one a second.
-const portPoll = 2 * time.Millisecond
+// QEMU reports a change of the port at once, but then no second one within a second, so it must be asked as well:
+// seldom while the guest boots, and so often after a hang-up that the moment is not missed in which the guest has the
+// port closed.
+const (
+	openPoll   = 10 * time.Millisecond
+	closedPoll = 200 * time.Microsecond
+	// closedPollFor is how long it is worth asking so often. Whatever happens later shows in the events, if late.
+	closedPollFor = 100 * time.Millisecond
+)
 
 // AgentURL implements vm.Machine. It is valid after Start.
 func (m *Machine) AgentURL() string {
@@ -124,6 +131,7 @@ func (a *agentChannel) untilNoticed(ctx context.Context, client *qmp.Client) err
 	if changes == nil {
 		return nil
 	}
+	began := time.Now()
 	for {
 		open, err := portOpen(ctx, client)
 		if err != nil {
@@ -132,14 +140,16 @@ func (a *agentChannel) untilNoticed(ctx context.Context, client *qmp.Client) err
 		if !open {
 			break
 		}
-		poll, cancel := context.WithTimeout(ctx, portPoll)
-		_, err = changes.Next(poll)
-		cancel()
-		if err == nil {
-			break // it closed the port, and opened it again before this side could look
+		poll := closedPoll
+		if time.Since(began) > closedPollFor {
+			poll = openPoll
 		}
-		if ctx.Err() != nil || errors.Is(err, qmp.ErrClosed) {
-			return errors.Join(err, context.Cause(ctx))
+		changed, err := awaitChange(ctx, changes, poll)
+		if err != nil {
+			return err
+		}
+		if changed {
+			break // it closed the port, and opened it again before this side could look
 		}
 	}
 	changes.Close()
@@ -151,16 +161,32 @@ func (a *agentChannel) untilNoticed(ctx context.Context, client *qmp.Client) err
 
 // untilPortOpen waits until the guest has the port open.
 func untilPortOpen(ctx context.Context, client *qmp.Client) error {
+	changes := client.Subscribe(1, portChangedAfter(time.Time{}))
+	defer changes.Close()
 	for {
 		if open, err := portOpen(ctx, client); open || err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(portPoll):
+		if _, err := awaitChange(ctx, changes, openPoll); err != nil {
+			return err
 		}
 	}
+}
+
+// awaitChange waits for a change, for patience at most, and says whether there was one.
+func awaitChange(ctx context.Context, changes *qmp.Subscription, patience time.Duration) (bool, error) {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := changes.Next(bounded)
+	switch {
+	case err == nil:
+		return true, nil
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case errors.Is(err, qmp.ErrClosed):
+		return false, err
+	}
+	return false, nil
 }
 
 // portOpen asks QEMU whether the guest has the agent's port open.
