@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Metrics is what the sandbox knows about itself; what the kernel knows about the processes is read when asked.
@@ -16,6 +17,9 @@ type Metrics struct {
 	HypervisorPID int
 	// Containers and Volumes are how many there are now.
 	Containers, Volumes int
+	// Boot is from the hypervisor's start to the agent's first answer. Hotplug is of the latest direct volume, from the
+	// request to the mount in the guest. Both are 0 when there was none.
+	Boot, Hotplug time.Duration
 	// Resizes counts those of direct volumes that succeeded, ResizeFailures those that did not.
 	Resizes, ResizeFailures uint64
 }
@@ -37,6 +41,8 @@ func (m Metrics) writeTo(w io.Writer) error {
 	}
 	write(&b, "katadirect_containers", "Containers in the sandbox.", "gauge", uint64(m.Containers))
 	write(&b, "katadirect_direct_volumes", "Direct volumes plugged into the machine.", "gauge", uint64(m.Volumes))
+	writeSeconds(&b, "katadirect_boot_seconds", "From the hypervisor's start to the agent's first answer.", m.Boot)
+	writeSeconds(&b, "katadirect_hotplug_seconds", "The latest direct volume, from the request to the mount in the guest.", m.Hotplug)
 	write(&b, "katadirect_direct_volume_resizes_total", "Direct volumes that were grown.", "counter", m.Resizes)
 	write(&b, "katadirect_direct_volume_resize_failures_total", "Growing a direct volume failed.", "counter", m.ResizeFailures)
 	_, err := w.Write(b.Bytes())
@@ -45,6 +51,10 @@ func (m Metrics) writeTo(w io.Writer) error {
 
 func write(b *bytes.Buffer, name, help, kind string, value uint64) {
 	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n%s %d\n", name, help, name, kind, name, value)
+}
+
+func writeSeconds(b *bytes.Buffer, name, help string, d time.Duration) {
+	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s gauge\n%s %g\n", name, help, name, name, d.Seconds())
 }
 
 type process struct{ residentBytes, threads, files uint64 }
