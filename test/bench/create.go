@@ -107,7 +107,9 @@ const driverStartTimeout = 20 * time.Second
 func startDriver(ctx context.Context, e *env) (_ *driver, err error) {
 	socket := filepath.Join(e.dir, "csi.sock")
 	d := &driver{cmd: exec.CommandContext(ctx, filepath.Join(e.binDir, "csi-node"),
-		"--endpoint", "unix://"+socket, "--node-id", "bench", "--pool", filepath.Join(e.dir, "pool"))}
+		"--endpoint", "unix://"+socket, "--node-id", "bench", "--pool", filepath.Join(e.dir, "pool"),
+		"--record-root", filepath.Join(e.dir, "records"), "--state-dir", filepath.Join(e.dir, "staged"),
+		"--sandbox-dir", filepath.Join(e.dir, "sandboxes"))}
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
