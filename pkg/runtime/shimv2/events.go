@@ -30,7 +30,7 @@ const (
 )
 
 // Publisher sends events to containerd, in order, each until it has arrived: a restart of containerd delays them and
-// loses none. With no address, as under CRI-O, they are only logged.
+// loses none, but one whose answer was cut off arrives twice. With no address, as under CRI-O, they are only logged.
 type Publisher struct {
 	address   string
 	namespace string
