@@ -222,6 +222,20 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 	return entries, nil
 }
 
+// Inspect returns the record of one path as List would. The Entry of a record that cannot be used says so in Err.
+func (s *Store) Inspect(ctx context.Context, volumePath string) (Entry, error) {
+	root, name, err := s.find(volumePath)
+	if err != nil {
+		return Entry{}, fmt.Errorf("inspect %s: %w", volumePath, err)
+	}
+	defer root.close()
+	entry := s.entry(ctx, root, name)
+	if errors.Is(entry.Err, ErrNotFound) {
+		return Entry{}, fmt.Errorf("inspect %s: %w", volumePath, entry.Err)
+	}
+	return entry, nil
+}
+
 func (s *Store) entry(ctx context.Context, root *rootDir, name string) Entry {
 	entry := Entry{Name: name}
 	if entry.VolumePath, entry.Err = DecodeKey(name); entry.Err != nil {

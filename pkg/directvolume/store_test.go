@@ -69,6 +69,9 @@ func TestPathWithoutRecordIsNotFound(t *testing.T) {
 		if _, err := h.store().Get(t.Context(), "/v"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("Get: %v", err)
 		}
+		if _, err := h.store().Inspect(t.Context(), "/v"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Inspect: %v", err)
+		}
 		if _, err := h.store().SandboxFor(t.Context(), "/v"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("SandboxFor: %v", err)
 		}
@@ -205,6 +208,9 @@ func TestHostileRecordIsInvalidAndNeverAbsent(t *testing.T) {
 			entries, err := h.store().List(t.Context())
 			if err != nil || len(entries) != 1 || entries[0].VolumePath != "/v" || !errors.Is(entries[0].Err, ErrInvalid) {
 				t.Errorf("List: %+v, %v", entries, err)
+			}
+			if entry, err := h.store().Inspect(t.Context(), "/v"); err != nil || entry.VolumePath != "/v" || !errors.Is(entry.Err, ErrInvalid) {
+				t.Errorf("Inspect: %+v, %v", entry, err)
 			}
 		})
 	}

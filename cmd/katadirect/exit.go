@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// Exit statuses. Scripts rely on them: they are in the help of the root command, and never change their meaning.
+const (
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNotFound = 3
+	exitInUse    = 4
+	exitInvalid  = 5
+	exitSignal   = 128 // and the signal's number
+)
+
+const exitHelp = `Exit status:
+  0    done
+  1    failed; for check: the host cannot run direct volumes
+  2    flags or arguments that cannot be meant
+  3    no record for the path, or no living sandbox has the volume
+  4    refused, because a living sandbox has the volume
+  5    the record or its device cannot be used
+  130  interrupted (143: terminated); what was begun has been taken back`
+
+// errSilent is returned when everything has been said, and only the status is left to give.
+var errSilent = errors.New("failed")
+
+// usageError is an error in what the user has typed.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func exitStatus(ctx context.Context, err error) int {
+	var signal interrupted
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(context.Cause(ctx), &signal):
+		return exitSignal + int(signal.signal)
+	case errors.As(err, new(usageError)), errors.Is(err, directvolume.ErrInvalidKey):
+		return exitUsage
+	case errors.Is(err, directvolume.ErrNotFound), errors.Is(err, directvolume.ErrNoSandbox):
+		return exitNotFound
+	case errors.Is(err, directvolume.ErrClaimed):
+		return exitInUse
+	case errors.Is(err, directvolume.ErrInvalid), errors.Is(err, directvolume.ErrDevice):
+		return exitInvalid
+	}
+	return exitFailed
+}
