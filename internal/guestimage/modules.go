@@ -17,7 +17,7 @@ import (
 // are found and put before them. To give the guest one more module, add its
 // name here.
 var moduleGroups = map[string][]string{
-	"boot":    {"virtio_pci", "virtio_console", "virtio_blk"},
+	"boot":    {"virtio_pci", "virtio_console", "virtio_blk", "ext4"},
 	"network": {"virtio_net"},
 	"share":   {"virtiofs", "overlay"},
 	"vsock":   {"vmw_vsock_virtio_transport"},
