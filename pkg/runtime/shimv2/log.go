@@ -22,12 +22,10 @@ const logFIFO = "log"
 func daemonLog(o options) *slog.Logger {
 	w := openLog(filepath.Join(o.bundle, logFIFO))
 	if w.fd >= 0 {
-		// A crash of the Go runtime writes to stderr. Let it be found in containerd's log, too.
+		// The Go runtime writes to stderr when it crashes, and so does ttrpc's own log, in the same form as this one.
 		_ = unix.Dup3(w.fd, int(os.Stderr.Fd()), 0)
 	}
-	logger := newLogger(w, o.debug).With("runtime", filepath.Base(os.Args[0]), "id", o.id, "namespace", o.namespace)
-	adoptLibraryLogs(logger)
-	return logger
+	return newLogger(w, o.debug).With("runtime", filepath.Base(os.Args[0]), "id", o.id, "namespace", o.namespace)
 }
 
 // newLogger writes containerd's kind of lines: time="…" level=info msg="…" key=value.
