@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrDevice is returned for a device node: in the guest its number would be that of another device, or of none.
+var ErrDevice = errors.New("a device of the host cannot be shared as a file")
+
 // clone is a bind mount that is attached nowhere yet. The kernel resolved its source once, so nobody can swap a
 // symbolic link between looking at it and mounting it.
 type clone struct {
@@ -36,7 +39,12 @@ func newClone(source string, readOnly bool) (clone, error) {
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return clone{}, errors.Join(&fs.PathError{Op: "stat", Path: source, Err: err}, c.close())
 	}
-	c.isDir = stat.Mode&unix.S_IFMT == unix.S_IFDIR
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFBLK, unix.S_IFCHR:
+		return clone{}, errors.Join(fmt.Errorf("%s: %w", source, ErrDevice), c.close())
+	case unix.S_IFDIR:
+		c.isDir = true
+	}
 	return c, nil
 }
 

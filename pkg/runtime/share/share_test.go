@@ -232,6 +232,10 @@ func TestWhatCannotBeSharedIsRefusedAndLeavesNothing(t *testing.T) {
 			_, err := s.Bind(t.Context(), "c1", "/no/such/file", "/x", false)
 			return err
 		}, fs.ErrNotExist},
+		{"a device node", func() error {
+			_, err := s.Bind(t.Context(), "c1", "/dev/null", "/x", false)
+			return err
+		}, ErrDevice},
 		{"a container id with a slash", func() error {
 			_, err := s.Bind(t.Context(), "../c1", "/etc", "/x", false)
 			return err

@@ -1,0 +1,202 @@
+// Package guestspec turns the OCI spec that the host's runtime wrote for a container into the one that the guest is to
+// run: what only the host has is taken out, and what the guest has elsewhere is renamed. It changes copies and touches
+// nothing else; the sandbox calls it.
+//
+// What is taken out is what Kata's shim takes out (pkg/agentproto carries the rest), so that either agent gets the
+// same. Sharing files, plugging devices and talking to the agent must never move in here.
+package guestspec
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ErrUnsupported says that the spec asks for what cannot be had in a virtual machine.
+var ErrUnsupported = errors.New("not possible in a virtual machine")
+
+// Guest is what the transformation must know of the guest and the container.
+type Guest struct {
+	ContainerID string
+	// Bundle is the container's bundle on the host; the agent only notes it.
+	Bundle string
+	// Rootfs is where the guest finds the root file system.
+	Rootfs string
+	// Seccomp says whether profiles are to be applied in the guest.
+	Seccomp bool
+	// Mounts are the container's mounts as the guest has them.
+	Mounts []specs.Mount
+}
+
+// steps each change one part of the copy.
+var steps = []func(*specs.Spec, Guest) error{
+	root, mounts, annotations, process, namespaces, resources, cgroup, devices, seccomp, hostOnly,
+}
+
+// For returns the spec for the guest, and whether the container joins the pod's pid namespace. spec is not changed.
+func For(spec *specs.Spec, g Guest) (guest *specs.Spec, sandboxPIDNS bool, err error) {
+	if spec == nil || spec.Process == nil {
+		return nil, false, fmt.Errorf("container %s: its spec has no process", g.ContainerID)
+	}
+	out := copyOf(spec)
+	for _, step := range steps {
+		if err := step(out, g); err != nil {
+			return nil, false, fmt.Errorf("container %s: %w", g.ContainerID, err)
+		}
+	}
+	return out, sharesPIDs(spec), nil
+}
+
+// copyOf copies as deep as the steps write.
+func copyOf(spec *specs.Spec) *specs.Spec {
+	out := *spec
+	p := *spec.Process
+	out.Process = &p
+	out.Annotations = maps.Clone(spec.Annotations)
+	if spec.Linux == nil {
+		out.Linux = &specs.Linux{}
+		return &out
+	}
+	l := *spec.Linux
+	l.Namespaces = slices.Clone(l.Namespaces)
+	if l.Resources != nil {
+		r := *l.Resources
+		if r.CPU != nil {
+			cpu := *r.CPU
+			r.CPU = &cpu
+		}
+		l.Resources = &r
+	}
+	out.Linux = &l
+	return &out
+}
+
+func root(s *specs.Spec, g Guest) error {
+	readOnly := s.Root != nil && s.Root.Readonly
+	s.Root = &specs.Root{Path: g.Rootfs, Readonly: readOnly}
+	return nil
+}
+
+func mounts(s *specs.Spec, g Guest) error {
+	s.Mounts = g.Mounts
+	return nil
+}
+
+// Kata's own annotations, by which its agent tells the pod's pause container from the others.
+const (
+	annotationType   = "io.katacontainers.pkg.oci.container_type"
+	annotationBundle = "io.katacontainers.pkg.oci.bundle_path"
+)
+
+func annotations(s *specs.Spec, g Guest) error {
+	if s.Annotations == nil {
+		s.Annotations = make(map[string]string)
+	}
+	s.Annotations[annotationType] = containerType(s.Annotations)
+	s.Annotations[annotationBundle] = g.Bundle
+	return nil
+}
+
+func containerType(annotations map[string]string) string {
+	for _, key := range []string{
+		"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType", "io.kubernetes.docker.type",
+	} {
+		switch annotations[key] {
+		case "sandbox", "podsandbox":
+			return "pod_sandbox"
+		case "container":
+			return "pod_container"
+		}
+	}
+	return "single_container"
+}
+
+// process drops what refers to the host's security modules: the guest has none of their profiles, and crun would fail
+// to apply them.
+func process(s *specs.Spec, _ Guest) error {
+	s.Process.ApparmorProfile = ""
+	s.Process.SelinuxLabel = ""
+	return nil
+}
+
+// sharesPIDs: a path to a pid namespace means that of the pod.
+func sharesPIDs(s *specs.Spec) bool {
+	return s.Linux != nil && slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.PIDNamespace && n.Path != ""
+	})
+}
+
+// namespaces drops those that the machine itself stands for, and the host's paths of the rest. The agent makes the pid
+// namespace, or joins the pod's.
+func namespaces(s *specs.Spec, _ Guest) error {
+	kept := s.Linux.Namespaces[:0]
+	for _, n := range s.Linux.Namespaces {
+		switch n.Type {
+		case specs.CgroupNamespace, specs.NetworkNamespace, specs.TimeNamespace, specs.PIDNamespace:
+			continue
+		}
+		n.Path = ""
+		kept = append(kept, n)
+	}
+	s.Linux.Namespaces = kept
+	return nil
+}
+
+// resources drops what is measured against the host's devices, processors and network.
+func resources(s *specs.Spec, _ Guest) error {
+	s.Linux.Resources = Resources(s.Linux.Resources)
+	return nil
+}
+
+// Resources returns the limits for the guest, for a spec or for an update. r is not changed; nil stays nil.
+func Resources(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil {
+		return nil
+	}
+	out := *r
+	out.Devices, out.Pids, out.BlockIO, out.Network = nil, nil, nil, nil
+	if r.CPU != nil {
+		cpu := *r.CPU
+		cpu.Cpus, cpu.Mems = "", ""
+		out.CPU = &cpu
+	}
+	return &out
+}
+
+// cgroup gives the container a cgroup of its own at the top: the host's path is a systemd slice or kubelet's tree,
+// neither of which the guest has.
+func cgroup(s *specs.Spec, g Guest) error {
+	s.Linux.CgroupsPath = "/" + g.ContainerID
+	return nil
+}
+
+// devices refuses block devices: their numbers are the host's, and in the guest they may be those of another
+// container's volume. Character devices have the same numbers everywhere, or none in the guest.
+func devices(s *specs.Spec, _ Guest) error {
+	for _, d := range s.Linux.Devices {
+		if d.Type == "b" {
+			return fmt.Errorf("block device %s of the host: %w; for a privileged container set "+
+				"privileged_without_host_devices in containerd's configuration of the runtime", d.Path, ErrUnsupported)
+		}
+	}
+	return nil
+}
+
+func seccomp(s *specs.Spec, g Guest) error {
+	if !g.Seccomp {
+		s.Linux.Seccomp = nil
+	}
+	return nil
+}
+
+// hostOnly drops what is the host's business or needs the host's hardware and labels.
+func hostOnly(s *specs.Spec, _ Guest) error {
+	s.Hooks = nil
+	s.Linux.MountLabel = ""
+	s.Linux.IntelRdt = nil
+	s.Windows, s.Solaris, s.VM, s.ZOS, s.FreeBSD = nil, nil, nil, nil, nil
+	return nil
+}
