@@ -5,7 +5,6 @@ import (
 	"log/slog"
 
 	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/katadirect/katadirect/pkg/runtime/config"
 	"github.com/katadirect/katadirect/pkg/runtime/sandbox"
@@ -56,10 +55,6 @@ type machine struct{ *sandbox.Sandbox }
 
 func (m machine) CreateContainer(ctx context.Context, r task.ContainerRequest) error {
 	return m.Sandbox.CreateContainer(ctx, sandbox.ContainerRequest(r))
-}
-
-func (m machine) Stats(context.Context, string) (*anypb.Any, error) {
-	return nil, task.ErrNotImplemented
 }
 
 func cleanup(ctx context.Context, sandboxID string, _ *slog.Logger) error {

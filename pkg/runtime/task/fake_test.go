@@ -11,7 +11,8 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // fakeSandbox stands in for a machine: its "guest" is this host, its processes are real ones behind real pipes. It
@@ -20,6 +21,8 @@ import (
 type fakeSandbox struct {
 	hooks hooks
 	done  chan struct{}
+	oom   chan string
+	stats *agentproto.StatsContainerResponse
 
 	mu        sync.Mutex
 	specs     map[string]*specs.Process // created containers by id
@@ -50,7 +53,7 @@ type fakeProcess struct {
 
 func newFakeSandbox(h hooks) *fakeSandbox {
 	return &fakeSandbox{
-		hooks: h, done: make(chan struct{}),
+		hooks: h, done: make(chan struct{}), oom: make(chan string),
 		specs: make(map[string]*specs.Process), processes: make(map[string]*fakeProcess),
 	}
 }
@@ -211,8 +214,17 @@ func (f *fakeSandbox) Update(_ context.Context, id string, r *specs.LinuxResourc
 	return nil
 }
 
-func (f *fakeSandbox) Stats(context.Context, string) (*anypb.Any, error) {
-	return &anypb.Any{TypeUrl: "metrics"}, nil
+func (f *fakeSandbox) Stats(context.Context, string) (*agentproto.StatsContainerResponse, error) {
+	return f.stats, nil
+}
+
+func (f *fakeSandbox) NextOOM(ctx context.Context) (string, error) {
+	select {
+	case id := <-f.oom:
+		return id, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 func (f *fakeSandbox) RemoveContainer(ctx context.Context, id string) error {

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
@@ -71,7 +72,15 @@ func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.
 	if err != nil {
 		return nil, err
 	}
-	stats, err := c.pod.Stats(ctx, c.id)
+	meter, ok := c.pod.Sandbox.(Meter)
+	if !ok {
+		return nil, fmt.Errorf("stats of container %s: %w", c.id, ErrNotImplemented)
+	}
+	measured, err := meter.Stats(ctx, c.id)
+	if err != nil {
+		return nil, c.pod.explain(err)
+	}
+	stats, err := metrics(measured)
 	if err != nil {
 		return nil, err
 	}

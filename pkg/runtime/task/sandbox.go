@@ -7,7 +7,6 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // Sandbox is what the service needs of a pod's machine; pkg/runtime/sandbox is the real one. Container ids are
@@ -34,8 +33,6 @@ type Sandbox interface {
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
-	// Stats is containerd's metrics message for the container's cgroup in the guest.
-	Stats(ctx context.Context, id string) (*anypb.Any, error)
 	// RemoveContainer ends what is left of the container and gives back all it used. Idempotent.
 	RemoveContainer(ctx context.Context, id string) error
 
@@ -47,12 +44,6 @@ type Sandbox interface {
 	Err() error
 	// Stop ends everything and gives back all the sandbox used. Idempotent and bounded.
 	Stop(ctx context.Context) error
-}
-
-// OOMWatcher is a Sandbox that can say which containers the guest's kernel took a process from for want of memory.
-type OOMWatcher interface {
-	// NextOOM blocks until that happens and returns the container's id.
-	NextOOM(ctx context.Context) (string, error)
 }
 
 // ContainerRequest says what container to make.
