@@ -64,6 +64,6 @@ func printReport(out io.Writer, report check.Report) error {
 	if !report.Usable {
 		verdict = "This host cannot run direct volumes yet."
 	}
-	_, err := fmt.Fprintf(out, "\n%s %d errors, %d warnings.\n", verdict, errors, warnings)
+	_, err := fmt.Fprintf(out, "\n%s Errors: %d, warnings: %d.\n", verdict, errors, warnings)
 	return err
 }

@@ -51,6 +51,7 @@ sandbox has the volume.`,
     --mount-info '{"volume-type":"directvol","device":"/dev/vg/lv","fstype":"ext4","options":["noatime"],"metadata":{"fsGroup":"2000"}}'`,
 	}
 	path := volumePathFlag(cmd)
+	output := outputFlag(cmd, formatText)
 	info := cmd.Flags().String("mount-info", "", "the record as JSON: volume-type, device, fstype, options, metadata")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *info == "" {
@@ -60,7 +61,10 @@ sandbox has the volume.`,
 		if err != nil {
 			return fmt.Errorf("--mount-info: %w", err)
 		}
-		return h.store().Add(cmd.Context(), *path, record)
+		if err := h.store().Add(cmd.Context(), *path, record); err != nil {
+			return err
+		}
+		return confirm(cmd, *output, result{VolumePath: *path, Record: &record})
 	}
 	return cmd
 }
@@ -73,8 +77,12 @@ func newRemove(h *host) *cobra.Command {
 		Example: `  katadirect direct-volume remove --volume-path /mnt/vol`,
 	}
 	path := volumePathFlag(cmd)
+	output := outputFlag(cmd, formatText)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return h.store().Remove(cmd.Context(), *path)
+		if err := h.store().Remove(cmd.Context(), *path); err != nil {
+			return err
+		}
+		return confirm(cmd, *output, result{VolumePath: *path})
 	}
 	return cmd
 }
@@ -118,6 +126,7 @@ func newResize(h *host) *cobra.Command {
 		Example: `  katadirect direct-volume resize --volume-path /mnt/vol --size 2147483648`,
 	}
 	path := volumePathFlag(cmd)
+	output := outputFlag(cmd, formatText)
 	size := cmd.Flags().Uint64("size", 0, "the new size in bytes")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *size == 0 {
@@ -127,9 +136,26 @@ func newResize(h *host) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return client.Resize(cmd.Context(), device, *size)
+		if err := client.Resize(cmd.Context(), device, *size); err != nil {
+			return err
+		}
+		return confirm(cmd, *output, result{VolumePath: *path, SizeBytes: *size})
 	}
 	return cmd
+}
+
+// result is what a command that has nothing to tell prints for programs. For people it prints nothing, as Kata's tool.
+type result struct {
+	VolumePath string               `json:"volume_path"`
+	Record     *directvolume.Record `json:"record,omitempty"`
+	SizeBytes  uint64               `json:"size_bytes,omitempty"`
+}
+
+func confirm(cmd *cobra.Command, output format, r result) error {
+	if output == formatText {
+		return nil
+	}
+	return printJSON(cmd.OutOrStdout(), r)
 }
 
 // find returns the client of the sandbox that has the volume, and the device it knows the volume by.

@@ -46,7 +46,6 @@ func newRoot() *cobra.Command {
 		Version:       strings.TrimPrefix(version.String("katadirect"), "katadirect "),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -58,9 +57,8 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&h.run, "run", "", "folder that stands for /run, where sandboxes are")
 	must(flags.MarkHidden("root"), flags.MarkHidden("run"))
 	root.AddCommand(newDirectVolume(h), newVolume(h), newCheck(h), newGuest(), newDemo())
-	for _, cmd := range root.Commands() {
-		strictArgs(cmd)
-	}
+	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	strictArgs(root)
 	return root
 }
 

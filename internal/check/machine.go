@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/katadirect/katadirect/internal/accel"
 	"github.com/katadirect/katadirect/internal/guestimage"
@@ -93,12 +94,18 @@ func checkAccel(ctx context.Context, o Options, c config.Config) []Finding {
 	if c.Direct.Accel != "" {
 		return []Finding{ok(name, "the configuration says %s", c.Direct.Accel)}
 	}
+	for _, file := range []string{c.Hypervisor.Path, c.Hypervisor.Kernel, c.Hypervisor.Initrd} {
+		if _, err := os.Stat(file); err != nil {
+			return []Finding{warning(name, "see the other findings, then check again", "was not tried: %v", err)}
+		}
+	}
 	result, err := o.Accel(ctx, c)
 	if err != nil {
 		return []Finding{warning(name, "see the other findings", "could not be found out: %v", err)}
 	}
 	if result.Accel != accel.KVM {
-		return []Finding{warning(name, advice, "machines are emulated, several times slower: %s", result.Reason)}
+		reason := strings.Join(strings.Fields(result.Reason), " ") // QEMU says it in several lines
+		return []Finding{warning(name, advice, "machines are emulated, several times slower: %s", reason)}
 	}
 	return []Finding{ok(name, "machines run on KVM: %s", result.Reason)}
 }
