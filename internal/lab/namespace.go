@@ -51,7 +51,7 @@ func newNamespace(ctx context.Context, dir string, env []string) (_ *namespace, 
 	err = cmd.Start()
 	_ = toUs.Close()
 	if err != nil {
-		return nil, fmt.Errorf("start the lab's namespaces (root is needed): %w", err)
+		return nil, fmt.Errorf("start the lab's namespaces (needs root with CAP_SYS_ADMIN): %w", err)
 	}
 	n := &namespace{init: cmd, alive: alive, ended: make(chan struct{}), ns: map[string]*os.File{}}
 	go func() {
