@@ -99,21 +99,23 @@ func (c Config) consoleAndAgent(fds inherited) []string {
 
 // kernelCommandLine is what the guest's kernel and agent are told. Later words win, so Config's come last.
 func kernelCommandLine(c Config, fds inherited) string {
-	words := []string{
+	words := []string{}
+	if !c.Debug {
+		words = append(words, "quiet") // before the console that it is to keep quiet
+	}
+	words = append(words,
 		// A panic ends the machine at once. Until hvc0 is there, what is worth saying goes to the serial
 		// port, whose driver is not needed; tty0 is there so that init finds a console to open.
 		"panic=-1", "earlyprintk=serial,0x3f8,115200", "8250.nr_uarts=0", "console=tty0", "console=hvc0",
 		// A guest's clock and timers are the hypervisor's business, as Kata has it too.
 		"tsc=reliable", "no_timer_check", "random.trust_cpu=on", "cryptomgr.notests", "audit=0",
-	}
+	)
 	if c.Accel != AccelKVM {
 		// The mitigations are for processors that speculate; an emulated one only gets slower.
 		words = append(words, "mitigations=off")
 	}
 	if c.Debug {
 		words = append(words, "agent.log=debug")
-	} else {
-		words = append(words, "quiet")
 	}
 	if fds.vsock != 0 {
 		words = append(words, fmt.Sprintf("agent.server_addr=vsock://-1:%d", agentVsock))

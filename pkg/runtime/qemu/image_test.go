@@ -11,8 +11,13 @@ import (
 	"github.com/katadirect/katadirect/internal/guestimage"
 )
 
-// testImage builds the test guest's image once per test run. It is the real kernel with the test guest for its init.
-var testImage = sync.OnceValues(func() (guestimage.Image, error) {
+// The test guest's images are the real kernel with the test guest for its init; the whole one has all modules.
+var (
+	bareImage  = sync.OnceValues(func() (guestimage.Image, error) { return buildImage(true) })
+	wholeImage = sync.OnceValues(func() (guestimage.Image, error) { return buildImage(false) })
+)
+
+func buildImage(bare bool) (guestimage.Image, error) {
 	dir, err := os.MkdirTemp("", "katadirect-testguest-")
 	if err != nil {
 		return guestimage.Image{}, err
@@ -25,9 +30,9 @@ var testImage = sync.OnceValues(func() (guestimage.Image, error) {
 		return guestimage.Image{}, fmt.Errorf("build the test guest: %w\n%s", err, out)
 	}
 	return guestimage.Build(context.Background(), guestimage.Options{
-		Output: filepath.Join(dir, "image"), AgentPath: init, Bare: true,
+		Output: filepath.Join(dir, "image"), AgentPath: init, Bare: bare,
 	})
-})
+}
 
 // cleanups run when all tests are done.
 var cleanups []func()

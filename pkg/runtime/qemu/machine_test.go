@@ -91,7 +91,11 @@ type guest struct {
 }
 
 func testConfig(c qemu.Config) (qemu.Config, error) {
-	img, err := testImage()
+	image := bareImage
+	if c.BlockDriver == qemu.VirtioSCSI || c.ShareSocket != "" {
+		image = wholeImage
+	}
+	img, err := image()
 	if err != nil {
 		return c, err
 	}

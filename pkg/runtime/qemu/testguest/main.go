@@ -79,21 +79,41 @@ func boot() error {
 	if err := json.Unmarshal(list, &modules); err != nil {
 		return err
 	}
-	for _, group := range []string{"boot", "scsi"} {
-		for _, path := range modules[group] {
-			if group == "scsi" && !wantSCSI() {
-				continue
-			}
-			if err := load(path); err != nil {
-				return err
-			}
-		}
+	if err := loadAll(modules["boot"]); err != nil {
+		return err
 	}
-	console, err := os.OpenFile("/dev/hvc0", os.O_WRONLY, 0)
+	console, err := openConsole()
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Dup2(int(console.Fd()), 1), unix.Dup2(int(console.Fd()), 2))
+	if err := errors.Join(unix.Dup2(int(console.Fd()), 1), unix.Dup2(int(console.Fd()), 2)); err != nil {
+		return err
+	}
+	if wantSCSI() {
+		return loadAll(modules["scsi"])
+	}
+	return nil
+}
+
+// openConsole waits for the console: its driver learns of its ports only after it was loaded.
+func openConsole() (*os.File, error) {
+	for range 2000 {
+		console, err := os.OpenFile("/dev/hvc0", os.O_WRONLY, 0)
+		if err == nil {
+			return console, nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil, errors.New("no console")
+}
+
+func loadAll(paths []string) error {
+	for _, path := range paths {
+		if err := load(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func wantSCSI() bool {
