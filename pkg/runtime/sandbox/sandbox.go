@@ -2,121 +2,113 @@ package sandbox
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
-	"syscall"
+	"os"
+	"sync"
+	"sync/atomic"
 
-	"github.com/containerd/containerd/api/types"
-	"github.com/opencontainers/runtime-spec/specs-go"
-
+	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 	"github.com/katadirect/katadirect/pkg/runtime/config"
+	"github.com/katadirect/katadirect/pkg/runtime/management"
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
+	"github.com/katadirect/katadirect/pkg/runtime/volume"
 )
 
-// Roots are the places on the host that a sandbox uses; an empty field means Kata's own place. Tests set them.
-type Roots struct {
-	// Run holds one folder per sandbox with its state and management socket: /run/vc/sbs.
-	Run string
-	// VM holds one folder per machine: /run/vc/vm.
-	VM string
-	// Share holds one folder per sandbox with what its guest may see: /run/kata-containers/shared/sandboxes.
-	Share string
-	// Records holds the direct volumes' records: /run/kata-containers/shared/direct-volumes.
-	Records string
+// Sandbox is one pod's virtual machine and what runs in it. Its methods may be called from several goroutines; two
+// that make or remove the same container come one after the other.
+type Sandbox struct {
+	id, bundle string
+	roots      Roots
+	config     config.Config
+	times      times
+	log        *slog.Logger
+
+	lease      *os.File
+	state      *stateFile
+	share      *share.Share
+	machine    vm.Machine
+	console    *console
+	agent      *agentclient.Client
+	features   agentclient.Features
+	volumes    *volume.Set
+	management *management.Server
+
+	// life ends when the sandbox stops or fails; streams and watches end with it.
+	life    context.Context
+	endLife context.CancelFunc
+
+	done     chan struct{} // closed by watch, its only goroutine
+	noSpace  atomic.Bool   // the machine stands still until the host has space again
+	resizes  atomic.Uint64
+	failures atomic.Uint64 // of resizes
+
+	stopping sync.Mutex // one Stop at a time
+
+	mu         sync.Mutex // guards what follows
+	containers map[string]*container
+	closed     bool  // no more containers
+	stopped    bool  // Stop has succeeded
+	err        error // why the machine is gone
 }
-
-// Options says what sandbox to make.
-type Options struct {
-	// ID is the sandbox's id as containerd or CRI-O gave it.
-	ID string
-	// Bundle is the absolute path of the sandbox container's bundle.
-	Bundle string
-	// Spec is the OCI spec of the sandbox container, for its annotations and host name. It is not changed.
-	Spec   *specs.Spec
-	Config config.Config
-	Log    *slog.Logger
-	Roots  Roots
-}
-
-// ContainerRequest says what container to make.
-type ContainerRequest struct {
-	ID string
-	// Bundle is the absolute path of the container's bundle; the root file system is mounted at its rootfs folder.
-	Bundle string
-	// Spec is not changed.
-	Spec     *specs.Spec
-	Rootfs   []*types.Mount
-	Terminal bool
-}
-
-// Sandbox is one pod's virtual machine and what runs in it.
-type Sandbox struct{}
-
-var errStub = errors.New("not built yet")
-
-// Create boots the machine and makes the sandbox in it; on error everything is undone.
-func Create(ctx context.Context, o Options) (*Sandbox, error) { return nil, errStub }
-
-// CreateContainer makes a container whose first process waits for StartContainer.
-func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) error { return errStub }
-
-// StartContainer lets the container's first process run.
-func (s *Sandbox) StartContainer(ctx context.Context, id string) error { return errStub }
-
-// Exec starts one more process in a running container.
-func (s *Sandbox) Exec(ctx context.Context, containerID, execID string, p *specs.Process) error {
-	return errStub
-}
-
-// Signal sends sig to a process, or with all to every process of the container. execID "" is the first process.
-func (s *Sandbox) Signal(ctx context.Context, containerID, execID string, sig syscall.Signal, all bool) error {
-	return errStub
-}
-
-// Wait blocks until the process has ended and returns its exit status.
-func (s *Sandbox) Wait(ctx context.Context, containerID, execID string) (int, error) {
-	return 0, errStub
-}
-
-// Stdin writes to the process's standard input; Close closes it in the guest.
-func (s *Sandbox) Stdin(containerID, execID string) io.WriteCloser { return nil }
-
-// Stdout reads the process's standard output to its end.
-func (s *Sandbox) Stdout(containerID, execID string) io.Reader { return nil }
-
-// Stderr reads the process's standard error to its end.
-func (s *Sandbox) Stderr(containerID, execID string) io.Reader { return nil }
-
-// ResizeTerminal sets the process's terminal to w columns and h rows.
-func (s *Sandbox) ResizeTerminal(ctx context.Context, containerID, execID string, w, h uint32) error {
-	return errStub
-}
-
-// Pause freezes all processes of the container.
-func (s *Sandbox) Pause(ctx context.Context, id string) error { return errStub }
-
-// Resume thaws them.
-func (s *Sandbox) Resume(ctx context.Context, id string) error { return errStub }
-
-// Update changes the container's resource limits.
-func (s *Sandbox) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
-	return errStub
-}
-
-// RemoveContainer ends what is left of the container and gives back all it used. Idempotent.
-func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error { return errStub }
 
 // PID is the hypervisor's process id.
-func (s *Sandbox) PID() int { return 0 }
+func (s *Sandbox) PID() int { return s.machine.PID() }
+
+// Features is what the agent in the guest can do.
+func (s *Sandbox) Features() agentclient.Features { return s.features }
 
 // Done is closed when the machine is gone: stopped, died, or killed because its agent no longer answered.
-func (s *Sandbox) Done() <-chan struct{} { return nil }
+func (s *Sandbox) Done() <-chan struct{} { return s.done }
 
 // Err says why the machine is gone; nil while it runs and after Stop.
-func (s *Sandbox) Err() error { return nil }
+func (s *Sandbox) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
 
-// Stop ends everything and gives back all the sandbox used. Idempotent and bounded.
-func (s *Sandbox) Stop(ctx context.Context) error { return errStub }
+// gone reports whether the guest can no longer be asked for anything.
+func (s *Sandbox) gone() bool {
+	select {
+	case <-s.done:
+		return true
+	case <-s.machine.Done():
+		return true
+	default:
+		return false
+	}
+}
 
-// Cleanup gives back all that a sandbox used whose shim is gone. Idempotent; an unknown id is success.
-func Cleanup(ctx context.Context, id string, roots Roots) error { return errStub }
+// The methods below are for the management socket.
+
+// VolumeStats says how full the direct volume on the host's device is.
+func (s *Sandbox) VolumeStats(ctx context.Context, device string) (directvolume.VolumeStats, error) {
+	return s.volumes.Stats(ctx, device)
+}
+
+// ResizeVolume makes the direct volume on the host's device sizeBytes large, while it is in use.
+func (s *Sandbox) ResizeVolume(ctx context.Context, device string, sizeBytes uint64) error {
+	err := s.volumes.Resize(ctx, device, sizeBytes)
+	if err != nil {
+		s.failures.Add(1)
+	} else {
+		s.resizes.Add(1)
+	}
+	return err
+}
+
+// AgentURL says where the agent listens.
+func (s *Sandbox) AgentURL() string { return s.machine.AgentURL() }
+
+// Metrics counts what there is.
+func (s *Sandbox) Metrics() management.Metrics {
+	s.mu.Lock()
+	containers := len(s.containers)
+	s.mu.Unlock()
+	return management.Metrics{
+		HypervisorPID: s.machine.PID(), Containers: containers, Volumes: len(s.volumes.List()),
+		Resizes: s.resizes.Load(), ResizeFailures: s.failures.Load(),
+	}
+}

@@ -53,8 +53,6 @@ func For(spec *specs.Spec, g Guest) (guest *specs.Spec, sandboxPIDNS bool, err e
 // copyOf copies as deep as the steps write.
 func copyOf(spec *specs.Spec) *specs.Spec {
 	out := *spec
-	p := *spec.Process
-	out.Process = &p
 	out.Annotations = maps.Clone(spec.Annotations)
 	if spec.Linux == nil {
 		out.Linux = &specs.Linux{}
@@ -62,14 +60,6 @@ func copyOf(spec *specs.Spec) *specs.Spec {
 	}
 	l := *spec.Linux
 	l.Namespaces = slices.Clone(l.Namespaces)
-	if l.Resources != nil {
-		r := *l.Resources
-		if r.CPU != nil {
-			cpu := *r.CPU
-			r.CPU = &cpu
-		}
-		l.Resources = &r
-	}
 	out.Linux = &l
 	return &out
 }
@@ -114,12 +104,18 @@ func containerType(annotations map[string]string) string {
 	return "single_container"
 }
 
-// process drops what refers to the host's security modules: the guest has none of their profiles, and crun would fail
-// to apply them.
 func process(s *specs.Spec, _ Guest) error {
-	s.Process.ApparmorProfile = ""
-	s.Process.SelinuxLabel = ""
+	s.Process = Process(s.Process)
 	return nil
+}
+
+// Process returns a process for the guest, a container's first or a later one. p is not changed. What refers to the
+// host's security modules is dropped: the guest has none of their profiles, and could not apply them.
+func Process(p *specs.Process) *specs.Process {
+	out := *p
+	out.ApparmorProfile = ""
+	out.SelinuxLabel = ""
+	return &out
 }
 
 // sharesPIDs: a path to a pid namespace means that of the pod.

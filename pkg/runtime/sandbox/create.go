@@ -1,0 +1,195 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
+	"github.com/katadirect/katadirect/pkg/runtime/management"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+	"github.com/katadirect/katadirect/pkg/runtime/volume"
+)
+
+// monitorAddress is the file in the bundle that says where the management socket is.
+const monitorAddress = "monitor_address"
+
+// Create boots the machine and makes the sandbox in it. On error everything is undone.
+//
+// The order is that of what the next step leans on: lease, state, file share, machine, agent, sandbox in the guest,
+// management socket. A volume is claimed only with a container, so that whoever reads a claim finds the socket.
+func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
+	if o, err = o.withDefaults(); err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", o.ID, err)
+	}
+	s := &Sandbox{
+		id: o.ID, bundle: o.Bundle, roots: o.Roots, config: o.Config, times: o.times, log: o.Log,
+		done: make(chan struct{}), containers: make(map[string]*container),
+		console: &console{log: o.Log},
+	}
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+	for _, step := range []struct {
+		what string
+		do   func(context.Context, Options, *rollback.Stack) error
+	}{
+		{"take the lease", s.takeLease},
+		{"share files", s.startShare},
+		{"start the virtual machine", s.startMachine},
+		{"reach the agent in the guest", s.reachAgent},
+		{"make the sandbox in the guest", s.makeSandbox},
+		{"listen for the management of volumes", s.listen},
+	} {
+		if err := step.do(ctx, o, &undo); err != nil {
+			return nil, fmt.Errorf("sandbox %s: %s: %w", s.id, step.what, err)
+		}
+	}
+	s.life, s.endLife = context.WithCancel(context.Background())
+	go s.watch()
+	s.log.Info("sandbox is ready", "hypervisor", s.PID(), "agent", s.AgentURL(), "agentVersion", s.features.Version,
+		"network", "none: the guest has its loopback interface only")
+	return s, nil
+}
+
+// takeLease makes the sandbox's folder, whose lock says that the sandbox lives.
+func (s *Sandbox) takeLease(_ context.Context, _ Options, undo *rollback.Stack) (err error) {
+	if s.lease, err = s.roots.sandboxes().AcquireLease(s.id); err != nil {
+		return err
+	}
+	undo.Push("remove the sandbox's folder", func(context.Context) error { return s.removeDir() })
+	s.state = newStateFile(s.roots.stateFile(s.id), s.bundle)
+	return nil
+}
+
+// removeDir gives the lease up last: until then nobody else takes the sandbox for dead.
+func (s *Sandbox) removeDir() error {
+	err := os.RemoveAll(s.roots.dir(s.id))
+	if closeErr := s.lease.Close(); !errors.Is(closeErr, os.ErrClosed) {
+		err = errors.Join(err, closeErr)
+	}
+	return err
+}
+
+func (s *Sandbox) startShare(ctx context.Context, o Options, undo *rollback.Stack) (err error) {
+	h := s.config.Hypervisor
+	s.share, err = share.Start(ctx, share.Config{
+		ID: s.id, Root: s.roots.Share, Socket: s.roots.shareSocket(s.id),
+		Daemon: h.VirtiofsDaemon, Cache: h.VirtiofsCache, Args: h.VirtiofsArgs, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	undo.Push("end the file share", s.share.Close)
+	return s.state.setDaemon(s.share.Daemon())
+}
+
+func (s *Sandbox) startMachine(ctx context.Context, o Options, undo *rollback.Stack) error {
+	c, err := s.machineConfig()
+	if err != nil {
+		return err
+	}
+	s.machine = o.newMachine(c)
+	undo.Push("stop the virtual machine", s.machine.Stop)
+	return s.machine.Start(ctx)
+}
+
+func (s *Sandbox) machineConfig() (qemu.Config, error) {
+	h := s.config.Hypervisor
+	for key, path := range map[string]string{"kernel": h.Kernel, "initrd": h.Initrd} {
+		if _, err := os.Stat(path); err != nil {
+			return qemu.Config{}, fmt.Errorf("no guest image: %s = %q: %w; `katadirect guest build` makes one", key, path, err)
+		}
+	}
+	params := strings.Fields(h.KernelParams)
+	if s.config.Agent.Debug {
+		params = append(params, "agent.log=debug")
+	}
+	return qemu.Config{
+		ID: s.id, Dir: s.roots.vmDir(s.id), QEMU: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, KernelParams: params,
+		Accel: s.config.Direct.Accel, MemoryMiB: h.MemoryMiB, VCPUs: h.VCPUs, Bridges: h.Bridges,
+		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO,
+		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag,
+		Vsock: true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
+	}, nil
+}
+
+// onEvent is called by the machine. One that stands still for want of space on the host is not dead.
+func (s *Sandbox) onEvent(e qemu.Event) {
+	switch e.Kind {
+	case qemu.EventStoppedNoSpace:
+		s.noSpace.Store(true)
+	case qemu.EventResumed:
+		s.noSpace.Store(false)
+	}
+	s.log.Warn("machine: "+e.Message, "event", string(e.Kind), "disk", e.DiskID)
+}
+
+func (s *Sandbox) reachAgent(ctx context.Context, o Options, undo *rollback.Stack) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Agent.DialTimeout,
+		fmt.Errorf("%w within dial_timeout = %s", agentclient.ErrNoAnswer, s.config.Agent.DialTimeout))
+	defer cancel()
+	conn, err := s.machine.DialAgent(ctx)
+	if err != nil {
+		return s.withCause(ctx, err)
+	}
+	s.agent = agentclient.New(conn, agentclient.Options{
+		CreateContainerTimeout: s.config.Runtime.CreateContainerTimeout, Log: s.log})
+	undo.Push("hang up", func(context.Context) error { return s.agent.Close() })
+	if s.features, err = s.agent.Hello(ctx); err != nil {
+		return s.withCause(ctx, err)
+	}
+	s.volumes = volume.New(volume.Config{
+		Sandbox: s.id, Records: s.roots.records(), Disks: s.machine, Agent: s.agent, Features: s.features,
+		Disabled: s.config.Hypervisor.DisableBlock, Log: s.log,
+	})
+	return nil
+}
+
+// withCause adds what is behind the end of ctx, or of the machine, to an error, and logs the guest's last words.
+func (s *Sandbox) withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = errors.Join(err, cause)
+	}
+	if died := s.machine.Err(); died != nil && !errors.Is(err, died) {
+		err = errors.Join(err, died)
+	}
+	s.log.Error("the guest does not answer", "error", err, "console", s.console.last())
+	return err
+}
+
+func (s *Sandbox) makeSandbox(ctx context.Context, o Options, _ *rollback.Stack) error {
+	storages := []*agentproto.Storage{{
+		Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir,
+	}, sharedMemory(o.Spec.Mounts)}
+	_, err := s.agent.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
+		Hostname: o.Spec.Hostname, Dns: resolvConf(o.Spec.Mounts), Storages: storages, SandboxId: s.id,
+	})
+	return err
+}
+
+func (s *Sandbox) listen(_ context.Context, _ Options, undo *rollback.Stack) (err error) {
+	path := s.roots.sandboxes().SocketPath(s.id)
+	if s.management, err = management.Serve(path, s, s.log); err != nil {
+		return err
+	}
+	undo.Push("close the management socket", s.management.Close)
+	file := filepath.Join(s.bundle, monitorAddress)
+	undo.Push("remove "+monitorAddress, func(context.Context) error { return removeFile(file) })
+	return os.WriteFile(file, []byte("unix://"+path), 0o600)
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+var _ management.Backend = (*Sandbox)(nil)

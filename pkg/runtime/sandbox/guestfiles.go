@@ -1,0 +1,92 @@
+package sandbox
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/sandbox/guestspec"
+)
+
+// defaultShmBytes is the size of a pod's shared memory where the host has none to compare with, as in Kata.
+const defaultShmBytes = 64 << 20
+
+// sharedMemory is the pod's /dev/shm as a file system of the guest, as large as the one the host made for the pod.
+func sharedMemory(mounts []specs.Mount) *agentproto.Storage {
+	size := int64(defaultShmBytes)
+	for _, m := range mounts {
+		if kind, err := guestspec.KindOf(m); err != nil || kind != guestspec.PodMemory {
+			continue
+		}
+		var stat unix.Statfs_t
+		if unix.Statfs(m.Source, &stat) == nil && stat.Type == unix.TMPFS_MAGIC && stat.Blocks > 0 {
+			size = int64(stat.Blocks) * stat.Bsize
+		}
+	}
+	return &agentproto.Storage{
+		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: guestspec.ShmDir,
+		Options: []string{"noexec", "nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)},
+	}
+}
+
+// maxResolvConf is what of a resolv.conf is read; the resolver itself takes three servers.
+const maxResolvConf = 16 << 10
+
+// resolvConf returns the lines of the pod's resolv.conf for the guest itself. The containers get the file as a mount,
+// so one that cannot be read is none.
+func resolvConf(mounts []specs.Mount) []string {
+	for _, m := range mounts {
+		if m.Destination != "/etc/resolv.conf" || !guestspec.IsBind(m) {
+			continue
+		}
+		f, err := os.OpenFile(m.Source, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil
+		}
+		defer func() { _ = f.Close() }()
+		var lines []string
+		for scan := bufio.NewScanner(io.LimitReader(f, maxResolvConf)); scan.Scan(); {
+			if line := strings.TrimSpace(scan.Text()); line != "" {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	return nil
+}
+
+// console takes the lines of the guest's console, whose length and rate the machine bounds, and keeps the last ones: of
+// a guest that does not come up they are all there is to go by.
+type console struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	tail []byte
+}
+
+const maxConsoleTail = 2 << 10
+
+func (c *console) Write(p []byte) (int, error) {
+	c.log.Debug("guest console", "line", strings.TrimRight(string(p), "\r\n"))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tail = append(c.tail, p...)
+	if excess := len(c.tail) - maxConsoleTail; excess > 0 {
+		c.tail = append(c.tail[:0], c.tail[excess:]...)
+	}
+	return len(p), nil
+}
+
+func (c *console) last() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.TrimSpace(string(c.tail))
+}

@@ -1,0 +1,98 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/katadirect/katadirect/internal/durable"
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+)
+
+// remains is what a later process must know to clean up after this one. Everything else it finds by the sandbox's id.
+type remains struct {
+	// Bundle holds the monitor_address file.
+	Bundle string `json:"bundle"`
+	// Daemon is the running virtiofsd.
+	Daemon share.Process `json:"virtiofsd"`
+	// Rootfs are the paths at which root file systems are mounted.
+	Rootfs []string `json:"rootfs"`
+}
+
+// maxStateBytes bounds persist.json: a few hundred containers.
+const maxStateBytes = 1 << 20
+
+// stateFile keeps remains on disk. A change is written before what it speaks of is done.
+type stateFile struct {
+	path string
+
+	mu     sync.Mutex
+	now    remains
+	rootfs map[string]string // by container
+}
+
+func newStateFile(path, bundle string) *stateFile {
+	return &stateFile{path: path, now: remains{Bundle: bundle}, rootfs: make(map[string]string)}
+}
+
+func (f *stateFile) setDaemon(p share.Process) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now.Daemon = p
+	return f.write()
+}
+
+func (f *stateFile) addRootfs(container, path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rootfs[container] = path
+	return f.write()
+}
+
+func (f *stateFile) removeRootfs(container string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.rootfs[container]; !ok {
+		return nil
+	}
+	delete(f.rootfs, container)
+	return f.write()
+}
+
+func (f *stateFile) write() error {
+	f.now.Rootfs = slices.Sorted(maps.Values(f.rootfs))
+	data, err := json.Marshal(f.now)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(f.path, data, 0o600)
+}
+
+// readRemains returns what a sandbox wrote. A file that is not there, or not whole, says nothing: the rest of the
+// cleaning up goes by the sandbox's id.
+func readRemains(path string) (remains, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return remains{}, nil
+	}
+	if err != nil {
+		return remains{}, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxStateBytes {
+		return remains{}, fmt.Errorf("%s is not a state file", path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return remains{}, err
+	}
+	var r remains
+	if err := json.Unmarshal(data, &r); err != nil {
+		return remains{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}

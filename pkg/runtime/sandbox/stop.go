@@ -1,0 +1,116 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+)
+
+// Stop ends everything and gives back all the sandbox used. It is idempotent, and bounded whatever the guest does.
+//
+// While the hypervisor lives nothing is given back that it may still write to: should it not die, the claims and the
+// lease stay, and the next Stop tries again.
+func (s *Sandbox) Stop(ctx context.Context) error {
+	s.stopping.Lock()
+	defer s.stopping.Unlock()
+	s.mu.Lock()
+	s.closed = true
+	stopped := s.stopped
+	s.mu.Unlock()
+	if stopped {
+		return nil
+	}
+	s.endGuest(ctx)
+	if err := s.machine.Stop(ctx); err != nil {
+		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
+	}
+	select {
+	case <-s.done: // what watches the machine ends with it
+	case <-ctx.Done():
+		return fmt.Errorf("stop sandbox %s: %w", s.id, ctx.Err())
+	}
+	// All of it is tried, whatever fails.
+	err := errors.Join(
+		ignoreClosed(s.agent.Close()),
+		s.management.Close(ctx),
+		s.share.Close(ctx),
+		s.volumes.Release(ctx),
+		removeFile(filepath.Join(s.bundle, monitorAddress)),
+	)
+	if err == nil {
+		err = s.removeDir()
+	}
+	if err != nil {
+		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
+	}
+	s.mu.Lock()
+	clear(s.containers)
+	s.stopped = true
+	s.mu.Unlock()
+	s.log.Info("sandbox has ended")
+	return nil
+}
+
+// endGuest lets the guest unmount its volumes in order. A guest that cannot costs its file systems a replay of their
+// journals, nothing else.
+func (s *Sandbox) endGuest(ctx context.Context) {
+	if s.gone() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.times.guestEnd)
+	defer cancel()
+	s.mu.Lock()
+	ids := slices.Sorted(maps.Keys(s.containers))
+	s.mu.Unlock()
+	for _, id := range ids {
+		if err := s.RemoveContainer(ctx, id); err != nil {
+			s.log.Warn("the guest did not end a container; its machine is ended next", "container", id, "error", err)
+			return
+		}
+	}
+	if _, err := s.agent.DestroySandbox(ctx, &agentproto.DestroySandboxRequest{}); err != nil && !s.gone() {
+		s.log.Warn("the guest did not end in order; its machine is ended next", "error", err)
+	}
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Cleanup gives back all that a sandbox used whose shim is gone. It is idempotent; an unknown id is success. It
+// is for the sandbox's next of kin only: a sandbox that lives loses its machine.
+func Cleanup(ctx context.Context, id string, roots Roots) error {
+	if err := directvolume.CheckSandboxID(id); err != nil {
+		return err
+	}
+	left, readErr := readRemains(roots.stateFile(id))
+	if err := qemu.Kill(ctx, roots.vmDir(id)); err != nil {
+		return fmt.Errorf("clean up sandbox %s: %w", id, err)
+	}
+	err := errors.Join(
+		share.Cleanup(ctx, roots.Share, id, left.Daemon, left.Rootfs),
+		roots.records().ReleaseAll(ctx, id),
+	)
+	if left.Bundle != "" {
+		err = errors.Join(err, removeFile(filepath.Join(left.Bundle, monitorAddress)))
+	}
+	if err == nil {
+		err = os.RemoveAll(roots.dir(id))
+	}
+	if err != nil {
+		return fmt.Errorf("clean up sandbox %s: %w", id, errors.Join(err, readErr))
+	}
+	return nil
+}
