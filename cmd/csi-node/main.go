@@ -48,8 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintf(stderr, "%s: %v\n", program, err)
-		return exitUsage
+		return exitUsage // said by the flag set
 	case o.version:
 		fmt.Fprintln(stdout, version.String(program))
 		return 0
@@ -79,13 +78,12 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	if err := flags.Parse(args); err != nil {
-		return o, err
+	err := flags.Parse(args)
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		fmt.Fprintln(stderr, err)
 	}
-	if flags.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
-	return o, nil
+	return o, err
 }
 
 func logger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {

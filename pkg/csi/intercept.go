@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,8 @@ type interceptor struct {
 }
 
 func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	log := i.log.With("request", i.calls.Add(1), "method", path.Base(info.FullMethod))
+	method := path.Base(info.FullMethod)
+	log := i.log.With("request", i.calls.Add(1), "method", method)
 	if named, ok := request.(interface{ GetVolumeId() string }); ok {
 		log = log.With("volume", named.GetVolumeId())
 	} else if named, ok := request.(interface{ GetName() string }); ok {
@@ -32,7 +34,7 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 	start := time.Now()
 	response, err := recovered(ctx, log, request, handle)
 	err = toStatus(err)
-	logCall(ctx, log, status.Code(err), err, time.Since(start))
+	logCall(ctx, log, method, err, time.Since(start))
 	if err != nil {
 		return nil, err
 	}
@@ -50,14 +52,22 @@ func recovered(ctx context.Context, log *slog.Logger, request any, handle grpc.U
 	return handle(ctx, request)
 }
 
-// logCall writes as loudly as the outcome deserves: what changes nothing and went well only shows in a debug log, and
-// so does a call that is repeated anyway.
-func logCall(ctx context.Context, log *slog.Logger, code codes.Code, err error, took time.Duration) {
+// quiet are the calls that change nothing and come often.
+var quiet = []string{
+	"GetPluginInfo", "GetPluginCapabilities", "Probe", "ControllerGetCapabilities", "GetCapacity",
+	"ValidateVolumeCapabilities", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats",
+}
+
+// logCall writes as loudly as the outcome deserves. ABORTED is quiet: that call is repeated anyway.
+func logCall(ctx context.Context, log *slog.Logger, method string, err error, took time.Duration) {
+	code := status.Code(err)
 	log = log.With("code", code.String(), "took", took)
-	switch code {
-	case codes.OK, codes.Aborted:
+	switch {
+	case code == codes.Aborted, code == codes.OK && slices.Contains(quiet, method):
 		log.DebugContext(ctx, "done")
-	case codes.Internal, codes.Unknown, codes.DataLoss:
+	case code == codes.OK:
+		log.InfoContext(ctx, "done")
+	case code == codes.Internal, code == codes.Unknown, code == codes.DataLoss:
 		log.ErrorContext(ctx, "failed", "error", status.Convert(err).Message())
 	default:
 		log.WarnContext(ctx, "refused", "error", status.Convert(err).Message())

@@ -61,7 +61,7 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		ID:          v.ID,
 		StagingPath: r.GetStagingTargetPath(),
 		FSType:      v.FSType,
-		AccessMode:  a.mode.String(),
+		ReadOnly:    a.readOnly(),
 		Options:     a.options,
 	}
 	switch present, err := n.staged.Get(ctx, v.ID); {
@@ -71,9 +71,10 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		return nil, err
 	case present.StagingPath != wanted.StagingPath:
 		return nil, failf(ErrState, "volume %s is staged at %s; unstage it there first", v.ID, present.StagingPath)
-	case present.AccessMode != wanted.AccessMode || !slices.Equal(present.Options, wanted.Options):
-		return nil, failf(ErrDiffers, "volume %s is staged at %s with access mode %s and mount options %v, not %s and %v",
-			v.ID, present.StagingPath, present.AccessMode, present.Options, wanted.AccessMode, wanted.Options)
+	case present.ReadOnly != wanted.ReadOnly || !slices.Equal(present.Options, wanted.Options):
+		// The writer modes are all one here: how many pods may write is decided at publish.
+		return nil, failf(ErrDiffers, "volume %s is staged at %s read-only=%t with mount options %v, not read-only=%t with %v",
+			v.ID, present.StagingPath, present.ReadOnly, present.Options, wanted.ReadOnly, wanted.Options)
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
 }

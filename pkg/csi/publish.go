@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -78,6 +79,9 @@ func (n *node) publish(ctx context.Context, v pool.Volume, targetPath string, wa
 // cannot be shared, so this holds for every access mode.
 func (n *node) checkFree(ctx context.Context, v pool.Volume, targetPath string, wanted directvolume.Record) error {
 	real, err := realPath(targetPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return failf(ErrState, "the folder that the target path %s is to be in does not exist", targetPath)
+	}
 	if err != nil {
 		return fmt.Errorf("look at the target path: %w", err)
 	}

@@ -24,8 +24,8 @@ type records struct {
 	store *directvolume.Store
 }
 
-// of returns the publications of a volume, wherever they are. A record that names the volume's image counts whoever
-// wrote it, and so does one that cannot be read and is claimed: it may be of any volume.
+// of returns the publications of a volume, wherever they are. A record that names the volume's image counts,
+// whoever wrote it.
 func (r records) of(ctx context.Context, v pool.Volume) ([]publication, error) {
 	entries, err := r.store.List(ctx)
 	if err != nil {

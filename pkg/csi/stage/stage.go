@@ -40,7 +40,7 @@ type Volume struct {
 	ID          string   `json:"volume-id"`
 	StagingPath string   `json:"staging-path"`
 	FSType      string   `json:"fstype"`
-	AccessMode  string   `json:"access-mode"` // CSI's name of it
+	ReadOnly    bool     `json:"read-only"`
 	Options     []string `json:"options,omitempty"`
 }
 
