@@ -30,11 +30,11 @@ type agentChannel struct {
 var errChannelBusy = errors.New("the agent's channel is in use: close the first connection before dialling again")
 
 // QEMU reports a change of the port at once, but then no second one within a second, so it must be asked as well:
-// seldom while the guest boots, and so often after a hang-up that the moment is not missed in which the guest has the
-// port closed.
+// seldom while the guest boots, and so often after a hang-up that the moment is hardly ever missed for which the guest
+// has the port closed.
 const (
 	openPoll   = 10 * time.Millisecond
-	closedPoll = 200 * time.Microsecond
+	closedPoll = 20 * time.Microsecond
 	// closedPollFor is how long it is worth asking so often. Whatever happens later shows in the events, if late.
 	closedPollFor = 100 * time.Millisecond
 )

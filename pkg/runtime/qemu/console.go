@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // What a guest may say on its console. Its words go to the host's logs, and a hostile one never ends.
@@ -12,7 +14,7 @@ const (
 	consoleLine  = 1 << 10   // longer lines are cut into several
 	consoleBurst = 256 << 10 // bytes let through at once
 	consoleRate  = 32 << 10  // bytes per second in the long run
-	consoleTail  = 4 << 10   // the last words, kept for the error message
+	consoleTail  = 16 << 10  // the last words, kept for the error message; a kernel's last ones are long
 )
 
 // lines takes a stream apart into lines that are safe to log, at a bounded rate and in bounded memory. Beyond the
@@ -102,7 +104,24 @@ func (l *lines) remember(p []byte) {
 func (l *lines) lastWords(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	text := bytes.TrimSpace(l.tail)
+	return printableEnd(l.tail, n)
+}
+
+// before returns the last line that holds word, and what was said before it, n bytes at most; "" if there is none.
+func (l *lines) before(word string, n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := bytes.LastIndex(l.tail, []byte(word))
+	if at < 0 {
+		return ""
+	}
+	rest, _, _ := bytes.Cut(l.tail[at:], []byte{'\n'})
+	return printableEnd(l.tail[:at+len(rest)], n)
+}
+
+// printableEnd is the end of text in whole lines, n bytes at most.
+func printableEnd(text []byte, n int) string {
+	text = bytes.TrimSpace(text)
 	if len(text) > n {
 		text = text[len(text)-n:]
 		if _, after, found := bytes.Cut(text, []byte{'\n'}); found {
@@ -118,14 +137,16 @@ func (l *lines) lastWords(n int) string {
 
 // appendPrintable replaces what could steer a terminal or break a log.
 func appendPrintable(to, text []byte) []byte {
-	for _, b := range text {
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
 		switch {
-		case b == '\r':
-		case b == '\t' || (b >= ' ' && b < 0x7f):
-			to = append(to, b)
+		case r == '\r':
+		case r == '\t' || (r != utf8.RuneError && unicode.IsPrint(r)):
+			to = append(to, text[:n]...)
 		default:
 			to = append(to, '?')
 		}
+		text = text[n:]
 	}
 	return to
 }

@@ -21,6 +21,9 @@ const (
 	killGrace = 10 * time.Second
 )
 
+// quoted bounds how much of QEMU's or the guest's own words goes into an error, in bytes.
+const quoted = 1 << 10
+
 var errStopped = errors.New("it was stopped")
 
 // attend owns a running machine until its end: it carries the console out, and when QEMU is gone for whatever reason
@@ -67,22 +70,16 @@ func (r *running) reason() error {
 	switch r.watch.shutdownReason() {
 	case "guest-shutdown":
 		return errors.New("the guest powered itself off")
-	case "guest-reset":
-		return fmt.Errorf("the guest's kernel panicked or rebooted; its last words: %s", quoteWords(r.console))
-	case "guest-panic":
-		return fmt.Errorf("the guest's kernel panicked; its last words: %s", quoteWords(r.console))
+	case "guest-reset", "guest-panic":
+		if words := r.console.before("Kernel panic", quoted); words != "" {
+			return fmt.Errorf("the guest's kernel panicked: %s", words)
+		}
+		return fmt.Errorf("the guest rebooted; its last words: %q", r.console.lastWords(quoted))
 	}
-	if words := r.stderr.lastWords(consoleLine); words != "" {
+	if words := r.stderr.lastWords(quoted); words != "" {
 		return fmt.Errorf("%s: %s", r.process.ending(), words)
 	}
 	return errors.New(r.process.ending())
-}
-
-func quoteWords(console *lines) string {
-	if words := console.lastWords(2 * consoleLine); words != "" {
-		return words
-	}
-	return "none"
 }
 
 // gone is ErrGone with the reason; valid once done is closed.

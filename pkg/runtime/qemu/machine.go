@@ -164,7 +164,7 @@ func (m *Machine) launch(ctx context.Context) (_ *running, err error) {
 
 // startError explains why QEMU did not come up, best in its own words.
 func (r *running) startError(ctx context.Context, err error) error {
-	words := r.stderr.lastWords(consoleTail)
+	words := r.stderr.lastWords(quoted)
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("QEMU did not answer in time: %w %s", context.Cause(ctx), words)

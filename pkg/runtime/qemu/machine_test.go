@@ -31,7 +31,7 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("QEMU_TEST_PARENT"); dir != "" {
+	if dir := os.Getenv(parentEnv); dir != "" {
 		actAsParent(dir) // does not return
 	}
 	code := m.Run()

@@ -150,34 +150,34 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
-	conn := blocking(fd)
-	defer unix.Close(fd)
+	conn := os.NewFile(uintptr(fd), path)
 	if err := waitForHost(fd); err != nil {
-		return err
+		return errors.Join(err, conn.Close())
 	}
-	in := bufio.NewReader(conn)
-	for {
-		line, err := in.ReadBytes('\n')
-		if err != nil {
-			return nil // the host has hung up
+	// A writer waits for the host to come back, so a reader of its own must notice the hang-up, and close the port
+	// under the writer: the host waits for that.
+	requests := make(chan Request)
+	go func() {
+		defer close(requests)
+		defer conn.Close()
+		in := json.NewDecoder(bufio.NewReader(conn))
+		for {
+			var r Request
+			if err := in.Decode(&r); err != nil {
+				return
+			}
+			requests <- r
 		}
-		var request Request
-		answer := Answer{Err: "no JSON"}
-		if json.Unmarshal(line, &request) == nil {
-			answer = do(request)
-		}
-		out, err := json.Marshal(answer)
-		if err != nil {
-			return err
-		}
-		if _, err := conn.Write(append(out, '\n')); err != nil {
-			return err
-		}
+	}()
+	out := json.NewEncoder(conn)
+	for r := range requests {
+		_ = out.Encode(do(r)) // who has hung up hears no answer
 	}
+	return nil
 }
 
 // waitForHost returns once a host is connected: until then the port reads as hung up.
@@ -193,29 +193,6 @@ func waitForHost(fd int) error {
 		}
 		time.Sleep(time.Millisecond)
 	}
-}
-
-// blocking is a descriptor read without Go's poller.
-type blocking int
-
-func (b blocking) Read(p []byte) (int, error) {
-	n, err := unix.Read(int(b), p)
-	if n == 0 && err == nil {
-		return 0, io.EOF
-	}
-	return max(n, 0), err
-}
-
-func (b blocking) Write(p []byte) (int, error) {
-	var done int
-	for done < len(p) {
-		n, err := unix.Write(int(b), p[done:])
-		if err != nil {
-			return done, err
-		}
-		done += n
-	}
-	return done, nil
 }
 
 func do(r Request) Answer {
