@@ -42,7 +42,7 @@ func (d Disk) ReadOnly() (bool, error) {
 func (d Disk) WaitForSize(ctx context.Context, sizeBytes uint64) (uint64, error) {
 	d.rescan()
 	var now uint64
-	err := d.events.until(ctx, func() (ok bool, err error) {
+	err := d.events.Until(ctx, func() (ok bool, err error) {
 		now, err = d.SizeBytes()
 		return now >= sizeBytes, err
 	})

@@ -74,9 +74,9 @@ func (e *Events) read() {
 	}
 }
 
-// until calls look until it says true or fails, each time the kernel has
+// Until calls look until it says true or fails, each time the kernel has
 // announced something, and gives up when ctx ends.
-func (e *Events) until(ctx context.Context, look func() (bool, error)) error {
+func (e *Events) Until(ctx context.Context, look func() (bool, error)) error {
 	for {
 		changed := e.Changed()
 		if found, err := look(); found || err != nil {

@@ -44,7 +44,7 @@ func (f *Finder) DiskByPCIPath(ctx context.Context, p PCIPath) (Disk, error) {
 // returns its interface's name.
 func (f *Finder) NetByPCIPath(ctx context.Context, p PCIPath) (string, error) {
 	var name string
-	err := f.Events.until(ctx, func() (bool, error) {
+	err := f.Events.Until(ctx, func() (bool, error) {
 		dir, err := f.onPCI(p, "net")
 		name = filepath.Base(dir)
 		return dir != "", err
@@ -94,7 +94,7 @@ func (f *Finder) DiskByNode(ctx context.Context, node string) (Disk, error) {
 // is there too.
 func (f *Finder) waitForDisk(ctx context.Context, locate func() (string, error)) (Disk, error) {
 	var disk Disk
-	err := f.Events.until(ctx, func() (bool, error) {
+	err := f.Events.Until(ctx, func() (bool, error) {
 		dir, err := locate()
 		if err != nil || dir == "" {
 			return false, err

@@ -110,3 +110,11 @@ func WaitReleased(ctx context.Context, node string) error {
 		}
 	}
 }
+
+// Remount gives what is mounted at target other options.
+func Remount(target string, options MountOptions) error {
+	if err := unix.Mount("", target, "", unix.MS_REMOUNT|options.Flags, options.Data); err != nil {
+		return fmt.Errorf("remount %s (options %q): %w", target, options.Data, explain(err))
+	}
+	return nil
+}

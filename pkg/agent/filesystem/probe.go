@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,8 @@ type Content struct {
 	// its end. No file system on the device was ever in use.
 	Unfinished bool
 }
+
+const unknownData = "unknown data"
 
 // Blank says whether nothing at all was found.
 func (c Content) Blank() bool { return c.Kind == "" && !c.Unfinished }
@@ -123,7 +126,7 @@ func searchAreas(r io.ReaderAt, size int64) (string, error) {
 			found = identify(data)
 		}
 		if found == "" {
-			found = fmt.Sprintf("unknown data between byte %d and byte %d", a.offset, a.offset+a.length)
+			found = fmt.Sprintf("%s between byte %d and byte %d", unknownData, a.offset, a.offset+a.length)
 		}
 	}
 	return found, nil
@@ -155,4 +158,15 @@ func sizeOf(f *os.File) (int64, error) {
 		return 0, fmt.Errorf("not a block device: %w", unix.ENOTBLK)
 	}
 	return f.Seek(0, io.SeekEnd)
+}
+
+// IsOther says whether something is there that mount(2) cannot take for a file
+// system of that type. Of data of an unknown kind only mount(2) itself can
+// tell.
+func (c Content) IsOther(fstype string) bool {
+	if c.Kind == fstype || strings.HasPrefix(c.Kind, unknownData) {
+		return false
+	}
+	// The driver for ext4 mounts its predecessors too.
+	return fstype != "ext4" || c.Kind != "ext3" && c.Kind != "ext2"
 }

@@ -1,0 +1,154 @@
+// Command agent is the guest agent. It is /init of the guest image: the first
+// process of a pod's machine, which mounts volumes and runs containers there
+// as the shim on the host asks it to.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/katadirect/katadirect/internal/version"
+	"github.com/katadirect/katadirect/pkg/agent/boot"
+	"github.com/katadirect/katadirect/pkg/agent/channel"
+	"github.com/katadirect/katadirect/pkg/agent/container"
+	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/module"
+	"github.com/katadirect/katadirect/pkg/agent/network"
+	"github.com/katadirect/katadirect/pkg/agent/process"
+	"github.com/katadirect/katadirect/pkg/agent/reaper"
+	"github.com/katadirect/katadirect/pkg/agent/sandbox"
+	"github.com/katadirect/katadirect/pkg/agent/server"
+	"github.com/katadirect/katadirect/pkg/agent/storage"
+)
+
+func main() {
+	showVersion := flag.Bool("version", false, "print the version and exit")
+	// The kernel hands words of its command line that it does not know to
+	// the first process; they are none of flag's.
+	if os.Getpid() != 1 {
+		flag.Parse()
+		if *showVersion {
+			fmt.Println(version.String("agent"))
+			return
+		}
+		fmt.Fprintln(os.Stderr, "agent: it is the first process of a guest machine, and runs nowhere else")
+		os.Exit(2)
+	}
+	console := boot.NewConsole()
+	err := run(context.Background(), console)
+	if err != nil {
+		slog.Error("the agent cannot go on", "error", err)
+		console.Attach("/dev/hvc0", "/dev/console")
+	}
+	console.Flush(time.Second)
+	if err := boot.PowerOff(); err != nil {
+		panic(err)
+	}
+}
+
+// run is the machine's life, from the kernel's hand to DestroySandbox.
+func run(ctx context.Context, console *boot.Console) error {
+	// A small heap is worth more than processor time here.
+	debug.SetGCPercent(50)
+	if err := errors.Join(boot.Settle(), boot.MountEarly()); err != nil {
+		return err
+	}
+	params, err := boot.ReadCmdline()
+	if err != nil {
+		return err
+	}
+	slog.SetDefault(slog.New(slog.NewJSONHandler(console, &slog.HandlerOptions{Level: params.LogLevel})))
+	events, err := device.Listen()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	modules, err := module.Open(module.ListPath)
+	if err != nil {
+		return err
+	}
+	if err := modules.Load(module.Boot); err != nil {
+		return err
+	}
+	if err := errors.Join(boot.MountLate(), boot.EnableControllers(), boot.LoopbackUp()); err != nil {
+		return err
+	}
+	console.Attach("/dev/hvc0", "/dev/console")
+	return serve(ctx, params, modules, events)
+}
+
+// serve answers the host until it destroys the sandbox.
+func serve(ctx context.Context, params boot.Params, modules *module.Loader, events *device.Events) error {
+	reap := reaper.New()
+	defer reap.Stop()
+	finder := &device.Finder{Events: events}
+	mounts := &storage.Mounts{Finder: finder, Modules: modules, Tools: reap.Output, DeviceTimeout: params.HotplugTimeout}
+	runtime := &container.Runtime{
+		Reaper: reap, Crun: "/usr/bin/crun", Dir: sandbox.Dir, State: "/run/crun", Cgroups: boot.CgroupRoot,
+		PipeSize: params.PipeSize,
+	}
+	if runtime.PipeSize == 0 {
+		runtime.PipeSize = process.DefaultPipeSize
+	}
+	ended := make(chan struct{})
+	srv, err := server.New(&server.Service{
+		Sandbox: sandbox.New(runtime, mounts, modules),
+		Network: &network.Network{Finder: finder, Modules: modules},
+		End:     sync.OnceFunc(func() { close(ended) }),
+	})
+	if err != nil {
+		return err
+	}
+	wanted := module.Wanted()
+	if slices.Contains(wanted, module.Vsock) {
+		if err := modules.Load(module.Vsock); err != nil {
+			return err
+		}
+	}
+	address := params.ServerAddr
+	if address == "" {
+		address = channel.Default()
+	}
+	wait, cancel := context.WithTimeout(ctx, channelTimeout)
+	defer cancel()
+	listener, err := channel.Listen(wait, address, events)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ctx, listener) }()
+	slog.Info("the agent serves", "address", address, "version", version.Version)
+	// Now that the host has its answer there is time for what it will want
+	// next. Whoever wants it sooner waits for the same work.
+	for _, group := range wanted {
+		if err := modules.Load(group); err != nil {
+			slog.Warn("some hardware cannot be used", "error", err)
+		}
+	}
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve on %s: %w", address, err)
+	case <-ended:
+	}
+	wait, cancel = context.WithTimeout(ctx, farewell)
+	defer cancel()
+	// An error here says that somebody still waits for an answer, who will
+	// not get one.
+	_ = srv.Shutdown(wait)
+	return nil
+}
+
+const (
+	// channelTimeout bounds the wait for the agent channel to appear.
+	channelTimeout = 30 * time.Second
+	// farewell bounds the wait for the last answer to be sent.
+	farewell = time.Second
+)

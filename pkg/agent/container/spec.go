@@ -1,0 +1,126 @@
+package container
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Surroundings are what the sandbox shares among its containers.
+type Surroundings struct {
+	// IPC and UTS are namespace files of the pod.
+	IPC, UTS string
+	// PID is the pid namespace file to join, "" for a new namespace.
+	PID string
+}
+
+// adapt changes a specification that was written for a container on the host
+// into one for a container in this guest. What the guest does not have, or
+// what the machine stands in for, is left out:
+//
+//   - hooks, SELinux and AppArmor names, annotations: they speak of the host,
+//     and crun obeys some annotations;
+//   - the network namespace: the machine is one;
+//   - cgroup settings that only cgroup v1 has.
+func adapt(spec *specs.Spec, id, cgroupsPath string, s Surroundings) error {
+	switch {
+	case spec.Process == nil || len(spec.Process.Args) == 0:
+		return fmt.Errorf("%w: no command to run", ErrSpec)
+	case spec.Root == nil || !filepath.IsAbs(spec.Root.Path):
+		return fmt.Errorf("%w: no absolute path of a root file system", ErrSpec)
+	case spec.Linux == nil:
+		return fmt.Errorf("%w: not for Linux", ErrSpec)
+	}
+	spec.Hooks = nil
+	spec.Annotations = nil
+	adaptProcess(spec.Process)
+
+	linux := spec.Linux
+	linux.CgroupsPath = filepath.Join(cgroupsPath, id)
+	linux.MountLabel = ""
+	linux.IntelRdt = nil
+	linux.Resources = cgroup2Resources(linux.Resources)
+	// Debian 12's crun loses the propagation of the container's mounts unless
+	// the root's is one of the receiving kinds.
+	if linux.RootfsPropagation != "rshared" && linux.RootfsPropagation != "shared" {
+		linux.RootfsPropagation = "rslave"
+	}
+	linux.Namespaces = namespaces(linux.Namespaces, s)
+	if !hasNamespace(linux.Namespaces, specs.UTSNamespace) {
+		spec.Hostname = ""
+	}
+	return nil
+}
+
+func adaptProcess(p *specs.Process) {
+	p.ApparmorProfile = ""
+	p.SelinuxLabel = ""
+}
+
+// namespaces are the container's in the guest.
+func namespaces(asked []specs.LinuxNamespace, s Surroundings) []specs.LinuxNamespace {
+	out := []specs.LinuxNamespace{
+		{Type: specs.MountNamespace},
+		// So that the container sees its own cgroup as the root.
+		{Type: specs.CgroupNamespace},
+		{Type: specs.PIDNamespace, Path: s.PID},
+	}
+	for _, n := range asked {
+		switch n.Type {
+		case specs.IPCNamespace:
+			out = append(out, specs.LinuxNamespace{Type: n.Type, Path: s.IPC})
+		case specs.UTSNamespace:
+			out = append(out, specs.LinuxNamespace{Type: n.Type, Path: s.UTS})
+		case specs.UserNamespace:
+			// A path is one of the host's.
+			out = append(out, specs.LinuxNamespace{Type: n.Type})
+		}
+	}
+	return out
+}
+
+func hasNamespace(list []specs.LinuxNamespace, kind specs.LinuxNamespaceType) bool {
+	for _, n := range list {
+		if n.Type == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// cgroup2Resources leaves out what cgroup v2 does not have: crun refuses a
+// container that asks for it.
+func cgroup2Resources(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil {
+		return nil
+	}
+	r.Network = nil
+	if m := r.Memory; m != nil {
+		//lint:ignore SA1019 deprecated, and still sent
+		m.Kernel, m.KernelTCP = nil, nil
+		m.Swappiness, m.DisableOOMKiller = nil, nil
+	}
+	if c := r.CPU; c != nil {
+		c.RealtimePeriod, c.RealtimeRuntime = nil, nil
+	}
+	return r
+}
+
+// networkSysctls takes the settings of the network out of a specification:
+// crun refuses them where it makes no network namespace. The machine is the
+// pod's, so the caller may make them true of the whole machine.
+func networkSysctls(linux *specs.Linux) map[string]string {
+	taken := make(map[string]string)
+	kept := make(map[string]string)
+	for key, value := range linux.Sysctl {
+		if strings.HasPrefix(strings.ReplaceAll(key, "/", "."), "net.") {
+			taken[key] = value
+		} else {
+			kept[key] = value
+		}
+	}
+	linux.Sysctl = kept
+	return taken
+}

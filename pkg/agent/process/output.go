@@ -1,0 +1,190 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// leastRead is how much is asked for at least, in bytes; a pipe says how much
+// there is, a terminal not always.
+const leastRead = 4 << 10
+
+// output is where a process writes to.
+//
+// It ends when nobody holds the other end any more; or, once the process
+// itself has exited, after a short while, for whoever it left in the
+// background may hold the other end for ever. What the process had written by
+// the time of its exit is always delivered first.
+type output struct {
+	file *os.File
+	turn chan struct{} // held by the one that reads
+
+	mu     sync.Mutex
+	exited bool
+	// owed is what the process had written and nobody had read when it
+	// exited, in bytes, less what was read since.
+	owed    int
+	expires time.Time // end of the time that is granted after the exit
+	eof     bool
+	closed  bool
+}
+
+func newOutput(f *os.File) *output {
+	return &output{file: f, turn: make(chan struct{}, 1)}
+}
+
+// read waits for at least a byte and returns at most limit; none at the end.
+func (o *output) read(ctx context.Context, limit int) ([]byte, error) {
+	if limit <= 0 {
+		return nil, fmt.Errorf("read of %d bytes: %w", limit, unix.EINVAL)
+	}
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if o.ended() {
+		return nil, nil
+	}
+	data, err := o.readUntilDeadline(ctx, limit)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		// The time after the exit is over. What is there now may still be owed.
+		data, err = o.readNow(limit)
+	}
+	return o.account(data, err)
+}
+
+// readUntilDeadline blocks until there is something, or the stream's end, or
+// the deadline set at the process's exit.
+func (o *output) readUntilDeadline(ctx context.Context, limit int) (data []byte, err error) {
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	release := interruptible(ctx, o.file.SetReadDeadline)
+	defer func() {
+		release()
+		o.restoreDeadline()
+	}()
+	o.restoreDeadline()
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		data, readErr = readAvailable(int(fd), limit)
+		return !errors.Is(readErr, unix.EAGAIN)
+	})
+	return data, errors.Join(err, readErr)
+}
+
+// readNow takes what is there without waiting.
+func (o *output) readNow(limit int) (data []byte, err error) {
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var readErr error
+	err = raw.Control(func(fd uintptr) { data, readErr = readAvailable(int(fd), limit) })
+	if errors.Is(readErr, unix.EAGAIN) {
+		return nil, io.EOF
+	}
+	return data, errors.Join(err, readErr)
+}
+
+// readAvailable reads once, into a buffer of the size of what is there.
+func readAvailable(fd, limit int) ([]byte, error) {
+	size := leastRead
+	if waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
+		size = max(size, waiting)
+	}
+	data := make([]byte, min(size, limit))
+	for {
+		n, err := unix.Read(fd, data)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EIO): // a terminal whose other side is closed
+			return nil, io.EOF
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return nil, io.EOF
+		default:
+			return data[:n], nil
+		}
+	}
+}
+
+// account keeps count of what is owed after the exit, and turns the end of the
+// stream into no data.
+func (o *output) account(data []byte, err error) ([]byte, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
+		o.eof = true
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read output: %w", err)
+	}
+	if !o.exited {
+		return data, nil
+	}
+	if o.owed <= 0 && time.Now().After(o.expires) {
+		// Only background processes can have written this, and they had
+		// their time.
+		o.eof = true
+		return nil, nil
+	}
+	o.owed -= len(data)
+	return data, nil
+}
+
+// processExited notes what is owed, and starts the time that others have.
+func (o *output) processExited() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.exited, o.expires = true, time.Now().Add(afterExit)
+	if raw, err := o.file.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { o.owed, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	_ = o.file.SetReadDeadline(o.expires)
+}
+
+func (o *output) restoreDeadline() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closed {
+		_ = o.file.SetReadDeadline(o.expires)
+	}
+}
+
+func (o *output) ended() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.eof
+}
+
+func (o *output) close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil
+	}
+	o.closed, o.eof = true, true
+	if err := o.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/agent/container"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+)
+
+// CreateContainer mounts what the container needs and makes it. It undoes
+// everything on error.
+func (s *Sandbox) CreateContainer(ctx context.Context, req *agentproto.CreateContainerRequest) (err error) {
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+
+	id := req.GetContainerId()
+	if err := s.reserve(id); err != nil {
+		return err
+	}
+	undo.Push("forget the container", func(context.Context) error { s.forget(id); return nil })
+
+	spec := agentproto.SpecFromProto(req.GetOCI())
+	if spec == nil {
+		return fmt.Errorf("create container %s: %w: none was sent", id, container.ErrSpec)
+	}
+	if err := s.addDevices(ctx, spec, req.GetDevices()); err != nil {
+		return fmt.Errorf("create container %s: %w", id, err)
+	}
+	var mounted []string
+	for _, st := range req.GetStorages() {
+		if err := s.Mounts.Add(ctx, st); err != nil {
+			return fmt.Errorf("create container %s: %w", id, err)
+		}
+		undo.Push("release storage", func(ctx context.Context) error { return s.Mounts.Release(ctx, st.GetMountPoint()) })
+		mounted = append(mounted, st.GetMountPoint())
+	}
+	c, err := s.Runtime.Create(ctx, id, spec, s.surroundings(req.GetSandboxPidns()))
+	if err != nil {
+		return err
+	}
+	undo.Push("remove the container", c.Remove)
+	if err := s.enter(id, c, mounted); err != nil {
+		return err
+	}
+	slog.Info("container is created", "container", id, "pid", c.PID())
+	return nil
+}
+
+// reserve takes an id before anything is done for it.
+func (s *Sandbox) reserve(id string) error {
+	if err := container.CheckID(id); err != nil {
+		return fmt.Errorf("container %q: %w", id, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != alive {
+		return fmt.Errorf("create container %s: %w", id, ErrState)
+	}
+	if _, taken := s.containers[id]; taken {
+		return fmt.Errorf("container %s: %w", id, container.ErrExists)
+	}
+	s.containers[id] = &member{}
+	return nil
+}
+
+func (s *Sandbox) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.containers, id)
+}
+
+// enter makes a reserved container known, unless the sandbox has ended since.
+func (s *Sandbox) enter(id string, c *container.Container, storages []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != alive {
+		return fmt.Errorf("create container %s: %w", id, ErrState)
+	}
+	if err := sharePIDNamespace(c.PID()); err != nil {
+		return fmt.Errorf("create container %s: %w", id, err)
+	}
+	*s.containers[id] = member{container: c, storages: storages}
+	return nil
+}
+
+// Container returns a container.
+func (s *Sandbox) Container(id string) (*container.Container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.containers[id]
+	if m == nil || m.container == nil {
+		return nil, fmt.Errorf("container %q: %w", id, ErrNoContainer)
+	}
+	return m.container, nil
+}
+
+// StartContainer lets the container's first process run.
+func (s *Sandbox) StartContainer(ctx context.Context, id string) error {
+	c, err := s.Container(id)
+	if err != nil {
+		return err
+	}
+	// The pause container has no memory worth watching.
+	var notify func()
+	if id != s.id {
+		notify = func() { s.reportOOM(id) }
+	}
+	begin := time.Now()
+	if err := c.Start(ctx, notify); err != nil {
+		return err
+	}
+	slog.Info("container is started", "container", id, "took", time.Since(begin))
+	return nil
+}
+
+// RemoveContainer ends a container and unmounts what was mounted for it alone.
+// When it has returned, its devices may be unplugged. It may be called again
+// after it failed, and goes on where it stopped.
+func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
+	s.mu.Lock()
+	m := s.containers[id]
+	if m == nil || m.container == nil {
+		s.mu.Unlock()
+		return fmt.Errorf("container %q: %w", id, ErrNoContainer)
+	}
+	s.mu.Unlock()
+
+	if err := m.container.Remove(ctx); err != nil {
+		return err
+	}
+	if err := s.releaseStorages(ctx, m); err != nil {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	s.forget(id)
+	slog.Info("container is removed", "container", id)
+	return nil
+}
+
+// releaseStorages releases the container's storages, last first, and keeps
+// those that failed for the next try.
+func (s *Sandbox) releaseStorages(ctx context.Context, m *member) error {
+	s.mu.Lock()
+	storages := m.storages
+	m.storages = nil
+	s.mu.Unlock()
+
+	var kept []string
+	var failures []error
+	for i := len(storages) - 1; i >= 0; i-- {
+		if err := s.Mounts.Release(ctx, storages[i]); err != nil {
+			failures = append(failures, err)
+			kept = append([]string{storages[i]}, kept...)
+		}
+	}
+	s.mu.Lock()
+	m.storages = append(kept, m.storages...)
+	s.mu.Unlock()
+	return errors.Join(failures...)
+}

@@ -1,0 +1,103 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/agent/container"
+)
+
+// namespaceDir is where Kata's agent keeps the pod's namespaces, each as a
+// file that holds it open.
+const namespaceDir = "/run/sandbox-ns"
+
+func namespaceFile(kind string) string { return filepath.Join(namespaceDir, kind) }
+
+// makeNamespaces makes the ipc and uts namespaces that the pod's containers
+// join, and sets the pod's name in the latter.
+func makeNamespaces(hostname string) error {
+	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+		return err
+	}
+	if err := makeNamespace("ipc", unix.CLONE_NEWIPC, func() error { return nil }); err != nil {
+		return err
+	}
+	return makeNamespace("uts", unix.CLONE_NEWUTS, func() error {
+		if hostname == "" {
+			return nil
+		}
+		return unix.Sethostname([]byte(hostname))
+	})
+}
+
+// makeNamespace makes a namespace and binds it to its file. It is made by a
+// thread of its own, which setup runs on and which ends with it, for a
+// thread's way back is not always open.
+func makeNamespace(kind string, flag int, setup func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		err := unix.Unshare(flag)
+		if err == nil {
+			err = setup()
+		}
+		if err == nil {
+			err = holdNamespace(fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), kind), namespaceFile(kind))
+		}
+		result <- err
+	}()
+	if err := <-result; err != nil {
+		return fmt.Errorf("%s namespace of the pod: %w", kind, err)
+	}
+	return nil
+}
+
+// holdNamespace binds a namespace to a file, so that it outlives its processes.
+func holdNamespace(source, file string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return unix.Mount(source, file, "", unix.MS_BIND, "")
+}
+
+// sharePIDNamespace makes the pid namespace of the pod's first container the
+// one that containers join which ask for the pod's.
+func sharePIDNamespace(pid int) error {
+	if _, err := os.Lstat(namespaceFile("pid")); !errors.Is(err, os.ErrNotExist) {
+		return err // there is one, or nobody can tell
+	}
+	if err := holdNamespace(fmt.Sprintf("/proc/%d/ns/pid", pid), namespaceFile("pid")); err != nil {
+		return fmt.Errorf("pid namespace of the pod: %w", err)
+	}
+	return nil
+}
+
+// surroundings are the namespaces for one more container.
+func (s *Sandbox) surroundings(sharePIDs bool) container.Surroundings {
+	around := container.Surroundings{IPC: namespaceFile("ipc"), UTS: namespaceFile("uts")}
+	if _, err := os.Lstat(namespaceFile("pid")); sharePIDs && err == nil {
+		around.PID = namespaceFile("pid")
+	}
+	return around
+}
+
+func removeNamespaces() error {
+	var failures []error
+	for _, kind := range []string{"ipc", "uts", "pid"} {
+		file := namespaceFile(kind)
+		if err := unix.Unmount(file, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			failures = append(failures, fmt.Errorf("%s namespace of the pod: %w", kind, err))
+		}
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failures = append(failures, err)
+		}
+	}
+	return errors.Join(failures...)
+}

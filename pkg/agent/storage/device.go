@@ -1,0 +1,120 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/pkg/agent/module"
+)
+
+// FindDisk waits for the disk that a driver and a source name, at most the
+// time allowed for devices.
+func (m *Mounts) FindDisk(ctx context.Context, driver, source string) (device.Disk, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.deviceTimeout())
+	defer cancel()
+	switch {
+	case driver == "mmioblk" || driver == "blk" && strings.HasPrefix(source, "/dev/"):
+		return m.Finder.DiskByNode(ctx, source)
+	case driver == "blk":
+		path, err := device.ParsePCIPath(source)
+		if err != nil {
+			return device.Disk{}, err
+		}
+		return m.Finder.DiskByPCIPath(ctx, path)
+	case driver == "scsi":
+		address, err := device.ParseSCSIAddress(source)
+		if err != nil {
+			return device.Disk{}, err
+		}
+		if err := m.Modules.Load(module.SCSI); err != nil {
+			return device.Disk{}, err
+		}
+		return m.Finder.DiskBySCSI(ctx, address)
+	}
+	return device.Disk{}, fmt.Errorf("%w: %q has no disks", ErrDriver, driver)
+}
+
+// mountDevice finds a disk, makes sure that the right file system is on it,
+// and mounts it.
+func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err error) {
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+
+	if r.fstype == "" {
+		return nil, fmt.Errorf("%w: no file system type", ErrRequest)
+	}
+	if r.mount.Bind {
+		// Some CSI drivers record the flags of a host mount.
+		slog.Warn("bind is no option for a device, and ignored", "mount_point", r.mountPoint)
+	}
+	disk, err := m.FindDisk(ctx, r.driver, r.source)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Modules.Load(r.fstype); err != nil {
+		return nil, err
+	}
+	if err := m.prepare(ctx, r, disk); err != nil {
+		return nil, err
+	}
+	if err := filesystem.Mount(disk.Node, r.mountPoint, r.fstype, r.mount); err != nil {
+		removeMountPoint(r.mountPoint)
+		return nil, err
+	}
+	undo.Push("unmount the volume", func(context.Context) error { return filesystem.Unmount(r.mountPoint) })
+
+	v := &Volume{disk: disk, fstype: r.fstype, mountPoint: r.mountPoint, readOnly: r.mount.ReadOnly()}
+	if r.growOnMount && !v.readOnly {
+		if err := v.growToDevice(); err != nil {
+			return nil, err
+		}
+	}
+	if r.group != nil {
+		if err := applyGroup(r.mountPoint, r.group, v.readOnly); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// prepare makes sure that the disk holds a sound file system of the type that
+// is wanted.
+func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) error {
+	content, err := filesystem.Probe(disk.Node)
+	if err != nil {
+		return err
+	}
+	locked, err := disk.ReadOnly()
+	if err != nil {
+		return err
+	}
+	switch {
+	case content.Blank() || content.Unfinished:
+		if !r.formatIfBlank {
+			return fmt.Errorf("%s: %w", disk.Node, filesystem.ErrBlank)
+		}
+		if locked {
+			return fmt.Errorf("format %s: %w", disk.Node, ErrReadOnly)
+		}
+		return m.format(ctx, r, disk)
+	case content.IsOther(r.fstype):
+		return fmt.Errorf("%w: %s holds: %s; wanted %s", filesystem.ErrOccupied, disk.Node, content.Kind, r.fstype)
+	case locked || r.mount.ReadOnly():
+		return nil
+	}
+	repaired, err := filesystem.Checker{Tools: m.Tools}.Check(ctx, disk.Node, r.fstype)
+	if repaired != "" {
+		slog.Warn("the file system was repaired", "disk", disk.Node, "mount_point", r.mountPoint, "fsck", repaired)
+	}
+	return err
+}
+
+func (m *Mounts) format(ctx context.Context, r request, disk device.Disk) error {
+	slog.Info("the device is blank, and is being formatted", "disk", disk.Node, "fstype", r.fstype)
+	return filesystem.Formatter{Tools: m.Tools}.Format(ctx, disk.Node, r.fstype, r.ephemeral)
+}

@@ -1,0 +1,193 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/pkg/agent/module"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+)
+
+// Mounts is what shims have had mounted in this guest. Its exported fields are
+// set once, before it is used by several goroutines.
+type Mounts struct {
+	Finder  *device.Finder
+	Modules *module.Loader
+	Tools   filesystem.Tools
+	// DeviceTimeout bounds the wait for a device to appear.
+	DeviceTimeout time.Duration
+
+	mu      sync.Mutex
+	entries map[string]*entry // by mount point
+}
+
+// entry is one mount point. Whoever works on it holds its turn; different
+// mount points never wait for each other.
+type entry struct {
+	turn chan struct{}
+
+	// Guarded by turn.
+	users  int
+	shared bool // stays until ReleaseAll
+	volume *Volume
+}
+
+// acquire returns the entry of a mount point, held by the caller.
+func (m *Mounts) acquire(ctx context.Context, mountPoint string) (*entry, error) {
+	m.mu.Lock()
+	if m.entries == nil {
+		m.entries = make(map[string]*entry)
+	}
+	e := m.entries[mountPoint]
+	if e == nil {
+		e = &entry{turn: make(chan struct{}, 1)}
+		m.entries[mountPoint] = e
+	}
+	m.mu.Unlock()
+	select {
+	case e.turn <- struct{}{}:
+		return e, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("storage at %s is being worked on: %w", mountPoint, ctx.Err())
+	}
+}
+
+func (e *entry) release() { <-e.turn }
+
+// Add makes the storage available at its mount point, or counts one user more
+// if it already is; what a later user asks for beyond the mount point is not
+// looked at, as in Kata's agent. Nothing is left behind on error.
+func (m *Mounts) Add(ctx context.Context, s *agentproto.Storage) error {
+	r, err := parse(s)
+	if err != nil {
+		return fmt.Errorf("storage %q: %w", s.GetSource(), err)
+	}
+	e, err := m.acquire(ctx, r.mountPoint)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	if e.users > 0 {
+		e.users++
+		return nil
+	}
+	begin := time.Now()
+	volume, err := m.mount(ctx, r)
+	if err != nil {
+		return fmt.Errorf("storage %q at %s: %w", r.source, r.mountPoint, err)
+	}
+	e.users, e.volume = 1, volume
+	e.shared = r.shared || staysUntilTheEnd(r.driver)
+	slog.Info("storage is mounted", "driver", r.driver, "source", r.source, "fstype", r.fstype,
+		"mount_point", r.mountPoint, "took", time.Since(begin))
+	return nil
+}
+
+// mount has the driver do its work.
+func (m *Mounts) mount(ctx context.Context, r request) (*Volume, error) {
+	switch r.driver {
+	case "blk", "scsi", "mmioblk":
+		return m.mountDevice(ctx, r)
+	case "virtio-fs":
+		return nil, m.mountShare(r)
+	case "ephemeral":
+		return nil, mountEphemeral(r)
+	case "local":
+		return nil, makeLocal(r)
+	case "bind", "watchable-bind":
+		return nil, mountBind(r)
+	case "overlayfs":
+		return nil, m.mountOverlay(r)
+	}
+	return nil, fmt.Errorf("%w: %q", ErrDriver, r.driver)
+}
+
+// Drivers are the names of all drivers.
+func Drivers() []string {
+	return []string{"blk", "scsi", "mmioblk", "virtio-fs", "ephemeral", "local", "bind", "watchable-bind", "overlayfs"}
+}
+
+// staysUntilTheEnd says whether a driver's storage outlives its users: the
+// memory-backed folders of a pod must survive a container's restart.
+func staysUntilTheEnd(driver string) bool { return driver == "ephemeral" || driver == "local" }
+
+// Release counts one user less, and with the last one unmounts, flushes and
+// lets go of the device, so that it may be unplugged when Release has
+// returned. A mount point that nobody uses is fine. After an error nothing has
+// changed, and Release can be called again.
+func (m *Mounts) Release(ctx context.Context, mountPoint string) error {
+	mountPoint = filepath.Clean(mountPoint)
+	e, err := m.acquire(ctx, mountPoint)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	switch {
+	case e.users == 0:
+		return nil
+	case e.users > 1:
+		e.users--
+		return nil
+	case e.shared:
+		return nil
+	}
+	return m.unmount(ctx, mountPoint, e)
+}
+
+// ReleaseAll unmounts everything, whoever uses it: the sandbox ends. It goes
+// on after errors, and returns them joined.
+func (m *Mounts) ReleaseAll(ctx context.Context) error {
+	m.mu.Lock()
+	var points []string
+	for point := range m.entries {
+		points = append(points, point)
+	}
+	m.mu.Unlock()
+	// What is mounted below something else goes first.
+	sortDeepestFirst(points)
+	var failures []error
+	for _, point := range points {
+		e, err := m.acquire(ctx, point)
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		if e.users > 0 {
+			failures = append(failures, m.unmount(ctx, point, e))
+		}
+		e.release()
+	}
+	return errors.Join(failures...)
+}
+
+// unmount takes an entry's mount away. The caller holds the entry.
+func (m *Mounts) unmount(ctx context.Context, mountPoint string, e *entry) error {
+	begin := time.Now()
+	if err := filesystem.Unmount(mountPoint); err != nil {
+		return fmt.Errorf("storage at %s: %w", mountPoint, err)
+	}
+	if e.volume != nil {
+		ctx, cancel := context.WithTimeout(ctx, m.deviceTimeout())
+		defer cancel()
+		if err := filesystem.WaitReleased(ctx, e.volume.disk.Node); err != nil {
+			return fmt.Errorf("storage at %s: %w", mountPoint, err)
+		}
+	}
+	e.users, e.shared, e.volume = 0, false, nil
+	slog.Info("storage is unmounted", "mount_point", mountPoint, "took", time.Since(begin))
+	return nil
+}
+
+func (m *Mounts) deviceTimeout() time.Duration {
+	if m.DeviceTimeout > 0 {
+		return m.DeviceTimeout
+	}
+	return device.DefaultTimeout
+}

@@ -1,0 +1,121 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+)
+
+// resizeTimeout bounds the wait for a device to show its new size. Kata's
+// clients give up after 3 s altogether.
+const resizeTimeout = 3 * time.Second
+
+// Volume is a disk's file system that is mounted.
+type Volume struct {
+	disk       device.Disk
+	fstype     string
+	mountPoint string
+	readOnly   bool
+}
+
+// growToDevice grows the file system to the size that the device now has.
+func (v *Volume) growToDevice() error {
+	size, err := v.disk.SizeBytes()
+	if err != nil {
+		return err
+	}
+	return filesystem.Grow(v.mountPoint, v.fstype, size)
+}
+
+// Resize waits until the device of the volume mounted at path has at least
+// sizeBytes, and grows its file system to all of the device. 0 takes the
+// device as it is. The volume stays in use all the while.
+func (m *Mounts) Resize(ctx context.Context, path string, sizeBytes uint64) error {
+	return m.withVolume(ctx, path, func(v *Volume) error {
+		if v.readOnly {
+			return fmt.Errorf("resize the volume at %s: %w", path, ErrReadOnly)
+		}
+		ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
+		defer cancel()
+		if _, err := v.disk.WaitForSize(ctx, sizeBytes); err != nil {
+			return fmt.Errorf("resize the volume at %s: %w", path, err)
+		}
+		return v.growToDevice()
+	})
+}
+
+// Health is what can be said of a volume's state.
+type Health struct {
+	Usage filesystem.Usage
+	// Trouble is what is wrong, in a sentence; "" for nothing.
+	Trouble string
+}
+
+// Health measures the volume mounted at path, and looks whether it is well.
+func (m *Mounts) Health(ctx context.Context, path string) (Health, error) {
+	var h Health
+	err := m.withVolume(ctx, path, func(v *Volume) error {
+		var troubles []string
+		usage, err := filesystem.Measure(v.mountPoint)
+		if err != nil {
+			troubles = append(troubles, err.Error())
+		}
+		h.Usage = usage
+		if size, err := v.disk.SizeBytes(); err != nil || size == 0 {
+			troubles = append(troubles, "the device is gone")
+		}
+		mounted, err := filesystem.MountAt(v.mountPoint)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrNotMounted, err)
+		}
+		if trouble := filesystem.Trouble(mounted, v.disk.Name, !v.readOnly); trouble != "" {
+			troubles = append(troubles, trouble)
+		}
+		h.Trouble = strings.Join(troubles, "; ")
+		return nil
+	})
+	return h, err
+}
+
+// withVolume calls f with the volume mounted at path, held against release.
+func (m *Mounts) withVolume(ctx context.Context, path string, f func(*Volume) error) error {
+	path = filepath.Clean(path)
+	m.mu.Lock()
+	_, ok := m.entries[path]
+	m.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("%s: %w", path, ErrNotMounted)
+	}
+	e, err := m.acquire(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	if e.volume == nil {
+		return fmt.Errorf("%s: %w", path, ErrNotMounted)
+	}
+	return f(e.volume)
+}
+
+// sortDeepestFirst orders paths so that each comes before what it lies in.
+func sortDeepestFirst(paths []string) {
+	slices.SortFunc(paths, func(a, b string) int { return strings.Compare(b, a) })
+}
+
+// IsUnusable says whether an error is the request's fault rather than the
+// guest's.
+func IsUnusable(err error) bool {
+	for _, target := range []error{ErrRequest, ErrDriver, filesystem.ErrOptions, filesystem.ErrUnsupported, device.ErrAddress} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
