@@ -17,8 +17,8 @@ type Metrics struct {
 	HypervisorPID int
 	// Containers and Volumes are how many there are now.
 	Containers, Volumes int
-	// Boot is from the hypervisor's start to the agent's first answer. Hotplug is of the latest direct volume, from the
-	// request to the mount in the guest. Both are 0 when there was none.
+	// Boot is from the hypervisor's start to the agent's first answer. Hotplug is how long the hypervisor took to take
+	// the latest direct volume. Both are 0 when there was none.
 	Boot, Hotplug time.Duration
 	// Resizes counts those of direct volumes that succeeded, ResizeFailures those that did not.
 	Resizes, ResizeFailures uint64
@@ -42,7 +42,7 @@ func (m Metrics) writeTo(w io.Writer) error {
 	write(&b, "katadirect_containers", "Containers in the sandbox.", "gauge", uint64(m.Containers))
 	write(&b, "katadirect_direct_volumes", "Direct volumes plugged into the machine.", "gauge", uint64(m.Volumes))
 	writeSeconds(&b, "katadirect_boot_seconds", "From the hypervisor's start to the agent's first answer.", m.Boot)
-	writeSeconds(&b, "katadirect_hotplug_seconds", "The latest direct volume, from the request to the mount in the guest.", m.Hotplug)
+	writeSeconds(&b, "katadirect_hotplug_seconds", "How long the hypervisor took to take the latest direct volume.", m.Hotplug)
 	write(&b, "katadirect_direct_volume_resizes_total", "Direct volumes that were grown.", "counter", m.Resizes)
 	write(&b, "katadirect_direct_volume_resize_failures_total", "Growing a direct volume failed.", "counter", m.ResizeFailures)
 	_, err := w.Write(b.Bytes())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -97,6 +98,7 @@ func (s *Sandbox) startMachine(ctx context.Context, o Options, undo *rollback.St
 	}
 	s.machine = o.newMachine(c)
 	undo.Push("stop the virtual machine", s.machine.Stop)
+	s.started = time.Now()
 	return s.machine.Start(ctx)
 }
 
@@ -145,6 +147,7 @@ func (s *Sandbox) reachAgent(ctx context.Context, o Options, undo *rollback.Stac
 	if s.features, err = s.agent.Hello(ctx); err != nil {
 		return s.withCause(ctx, err)
 	}
+	s.booted = time.Since(s.started)
 	s.volumes = volume.New(volume.Config{
 		Sandbox: s.id, Records: s.roots.records(), Disks: s.machine, Agent: s.agent, Features: s.features,
 		Disabled: s.config.Hypervisor.DisableBlock, Log: s.log,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
@@ -34,6 +35,9 @@ type Sandbox struct {
 	features   agentclient.Features
 	volumes    *volume.Set
 	management *management.Server
+
+	started time.Time     // when the hypervisor was
+	booted  time.Duration // from then to the agent's answer
 
 	// life ends when the sandbox stops or fails; streams and watches end with it.
 	life    context.Context
@@ -109,6 +113,7 @@ func (s *Sandbox) Metrics() management.Metrics {
 	s.mu.Unlock()
 	return management.Metrics{
 		HypervisorPID: s.machine.PID(), Containers: containers, Volumes: len(s.volumes.List()),
+		Boot: s.booted, Hotplug: s.volumes.PlugTook(),
 		Resizes: s.resizes.Load(), ResizeFailures: s.failures.Load(),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -64,8 +65,9 @@ type Set struct {
 
 	changing lock // held by Attach, Detach and Release
 
-	mu    sync.Mutex // guards the map and the fields of the disks
-	disks map[identity]*disk
+	mu       sync.Mutex // guards the map, the fields of the disks and plugTook
+	disks    map[identity]*disk
+	plugTook time.Duration
 }
 
 // disk is a device that is plugged in, or was and could not be unplugged.
@@ -184,15 +186,26 @@ func (s *Set) plug(ctx context.Context, w wish, source string) (_ *disk, err err
 		}
 		return err
 	})
+	start := time.Now()
 	d.address, err = s.Disks.PlugDisk(ctx, vm.Disk{ID: d.id, Path: w.device, ReadOnly: w.readOnly})
 	if err != nil {
 		return nil, fmt.Errorf("plug in %s: %w", w.device, err)
 	}
 	d.guestPath = guestPath(d.address)
 	s.add(w.identity, d)
+	s.mu.Lock()
+	s.plugTook = time.Since(start)
+	s.mu.Unlock()
 	s.Log.Info("direct volume plugged in", "device", d.device, "disk", d.id, "address", d.address.Source,
 		"readOnly", d.readOnly)
 	return d, nil
+}
+
+// PlugTook is how long the machine took to take the latest disk, 0 when there was none.
+func (s *Set) PlugTook() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plugTook
 }
 
 func (s *Set) add(id identity, d *disk) {
