@@ -56,7 +56,7 @@ func (s *Store) claim(ctx context.Context, volumePath, sandboxID string) (Record
 	}
 	// The claim first, the look at the other records second: of two sandboxes that do this at once at least one sees
 	// the other, whatever the order, and no lock over all records is needed.
-	if err := s.checkDevice(ctx, root, name, record.Device, device, sandboxID); err != nil {
+	if err := s.checkDevice(ctx, root, name, device, sandboxID); err != nil {
 		if isNew {
 			err = errors.Join(err, f.removeClaim(sandboxID))
 		}
@@ -86,8 +86,8 @@ func (s *Store) evict(f *folder, volumePath, sandboxID string) error {
 	return nil
 }
 
-// checkDevice refuses if a living sandbox has the same device through another record, by name or by what it is.
-func (s *Store) checkDevice(ctx context.Context, root *rootDir, name, path string, device deviceID, sandboxID string) error {
+// checkDevice refuses if a living sandbox has the same device through another record, whatever it is called there.
+func (s *Store) checkDevice(ctx context.Context, root *rootDir, name string, device deviceID, sandboxID string) error {
 	others, err := root.names()
 	if err != nil {
 		return err
@@ -104,8 +104,7 @@ func (s *Store) checkDevice(ctx context.Context, root *rootDir, name, path strin
 			if id == sandboxID {
 				continue
 			}
-			other, err := statDevice(entry.Record.Device)
-			if entry.Record.Device == path || err == nil && other == device {
+			if other, err := statDevice(entry.Record.Device); err == nil && other == device {
 				return &ClaimedError{VolumePath: entry.VolumePath, Sandbox: id}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -74,19 +75,20 @@ func TestLookingDoesNotTakeTheLease(t *testing.T) {
 	must(t, err)
 	must(t, lease.Close())
 	stop := make(chan struct{})
-	looked := make(chan struct{})
-	go func() {
-		defer close(looked)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				sandboxes.Alive("s1")
+	var lookers sync.WaitGroup
+	for range 4 {
+		lookers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					sandboxes.Alive("s1")
+				}
 			}
-		}
-	}()
-	for range 100 {
+		})
+	}
+	for range 1000 {
 		lease, err := sandboxes.AcquireLease("s1")
 		if err != nil {
 			t.Error(err)
@@ -95,7 +97,7 @@ func TestLookingDoesNotTakeTheLease(t *testing.T) {
 		lease.Close()
 	}
 	close(stop)
-	<-looked
+	lookers.Wait()
 }
 
 func TestAliveWithoutALease(t *testing.T) {
