@@ -105,9 +105,22 @@ func (f *Finder) waitForDisk(ctx context.Context, locate func() (string, error))
 			return false, nil // devtmpfs follows sysfs
 		}
 		disk.Major, disk.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
-		return true, nil
+		return opens(disk.Node)
 	})
 	return disk, err
+}
+
+// opens says whether the kernel has put a disk behind the node yet: sysfs and
+// devtmpfs show it a moment before, the event comes after.
+func opens(node string) (bool, error) {
+	f, err := os.Open(node)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
 }
 
 // onPCI returns the folder in sysfs of the one thing of that class below the
