@@ -58,7 +58,8 @@ type Config struct {
 	Console io.Writer
 	// Debug makes the guest's kernel and agent talk more.
 	Debug bool
-	// OnEvent, if set, is told what happens to the running machine. It must return soon and not call the Machine.
+	// OnEvent is told what happens to the running machine; without it, that goes to Log. It must return soon and
+	// not call the Machine.
 	OnEvent func(Event)
 	// Log defaults to slog.Default().
 	Log *slog.Logger
@@ -106,7 +107,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.ShareTag = cmp.Or(c.ShareTag, defaultShareTag)
 	c.Log = cmp.Or(c.Log, slog.Default())
 	if c.OnEvent == nil {
-		c.OnEvent = func(Event) {}
+		c.OnEvent = func(e Event) { c.Log.Warn("machine: "+e.Message, "event", string(e.Kind), "disk", e.DiskID) }
 	}
 	switch {
 	case c.ID == "":

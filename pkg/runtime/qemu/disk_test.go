@@ -372,6 +372,51 @@ func TestWithoutSpaceTheMachineWaitsAndLosesNothing(t *testing.T) {
 	}
 }
 
+func TestAnErrorOfTheHostsDeviceReachesTheGuestAndIsReported(t *testing.T) {
+	events := make(chan qemu.Event, 16)
+	g := newGuest(t, qemu.Config{OnEvent: func(e qemu.Event) { events <- e }})
+	path := sparseFile(t, 32*mib)
+	device := loopDevice(t, path)
+	t.Cleanup(func() { _ = g.stopAndLook() }) // before the device goes
+	if err := g.dial(); err != nil {
+		t.Fatal(err)
+	}
+	g.plug(vm.Disk{ID: "bad", Path: device})
+	g.disk("bad", true)
+	if err := os.Truncate(path, 16*mib); err != nil { // what lies behind it fails from now on
+		t.Fatal(err)
+	}
+	if _, err := g.try(request{Do: "read", Serial: "bad", Offset: 24 * mib, Data: make([]byte, 4096)}); err == nil {
+		t.Error("the guest read what is not there")
+	}
+	select {
+	case e := <-events:
+		if e.Kind != qemu.EventDiskError || e.DiskID != "bad" || !strings.Contains(e.Message, "read") {
+			t.Errorf("event %+v", e)
+		}
+	case <-time.After(patience):
+		t.Error("no event")
+	}
+}
+
+func TestADiskLeavesAGuestThatIsStillBooting(t *testing.T) {
+	g := newGuest(t, qemu.Config{})
+	path := sparseFile(t, mib)
+	g.plug(vm.Disk{ID: "early", Path: path})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := g.m.UnplugDisk(ctx, "early"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a guest that is not there yet has let go: %v", err)
+	}
+	if err := g.m.ResizeDisk(t.Context(), "early", 2*mib); err != nil {
+		t.Errorf("a disk whose unplugging failed is still there, but: %v", err)
+	}
+	g.unplug("early")
+	if address := g.plug(vm.Disk{ID: "late", Path: path}); address.Source != "02/01" {
+		t.Errorf("plugged at %s: the slot was not freed", address.Source)
+	}
+}
+
 func TestDisksOnSCSI(t *testing.T) {
 	g := newGuest(t, qemu.Config{BlockDriver: qemu.VirtioSCSI, KernelParams: []string{"testguest.scsi"}})
 	if err := g.dial(); err != nil {

@@ -83,7 +83,7 @@ func newGuest(t *testing.T, c qemu.Config) *guest {
 
 // guest is a machine with the test guest in it.
 type guest struct {
-	t    *testing.T
+	t    testing.TB
 	m    *qemu.Machine
 	dir  string
 	conn net.Conn
@@ -263,7 +263,7 @@ func (g *guest) unplug(id string) {
 const mib = 1 << 20
 
 // sparseFile is a file that may back a disk.
-func sparseFile(t *testing.T, size int64) string {
+func sparseFile(t testing.TB, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	file, err := os.Create(path)

@@ -70,11 +70,11 @@ func (w *watch) followSpace(events *qmp.Subscription) {
 			return
 		}
 		disk := ioError(e).disk()
-		w.report(Event{EventStoppedNoSpace, "no space left on the host for the disk: the machine stands still until there is some", disk})
+		w.onEvent(Event{EventStoppedNoSpace, "no space left on the host for the disk: the machine stands still until there is some", disk})
 		if err := w.retrySpace(events); err != nil {
 			return
 		}
-		w.report(Event{EventResumed, "there is space again: the machine goes on", disk})
+		w.onEvent(Event{EventResumed, "there is space again: the machine goes on", disk})
 	}
 }
 
@@ -121,16 +121,11 @@ func (w *watch) followErrors(events *qmp.Subscription) {
 			return
 		}
 		data := ioError(e)
-		w.report(Event{EventDiskError, fmt.Sprintf("the guest got an error for a %s: %s", data.Operation, data.Reason), data.disk()})
+		w.onEvent(Event{EventDiskError, fmt.Sprintf("the guest got an error for a %s: %s", data.Operation, data.Reason), data.disk()})
 		if err := pauseUnlessDone(w.client, diskErrorPause); err != nil {
 			return
 		}
 	}
-}
-
-func (w *watch) report(e Event) {
-	w.log.Warn(e.Message, "event", string(e.Kind), "disk", e.DiskID)
-	w.onEvent(e)
 }
 
 // blockError is the data of a BLOCK_IO_ERROR event.
