@@ -139,13 +139,14 @@ func (c *controller) checkUnused(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range publications {
-		if len(p.sandboxes) > 0 {
-			return failf(ErrInUse, "volume %s is in use by sandbox %s through %s; end that pod first", id, p.sandboxes[0], p.path)
-		}
-		return failf(ErrInUse, "volume %s is published at %s; it can be deleted when it is unpublished", id, p.path)
+	if len(publications) == 0 {
+		return nil
 	}
-	return nil
+	p := publications[0]
+	if len(p.sandboxes) > 0 {
+		return failf(ErrInUse, "volume %s is in use by sandbox %s through %s; end that pod first", id, p.sandboxes[0], p.path)
+	}
+	return failf(ErrInUse, "volume %s is published at %s; it can be deleted when it is unpublished", id, p.path)
 }
 
 func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {

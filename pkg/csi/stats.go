@@ -88,22 +88,23 @@ func (n *node) usage(ctx context.Context, v pool.Volume) ([]*csi.VolumeUsage, er
 	return n.usageOfImage(ctx, v)
 }
 
-// askGuest asks the sandbox that has the volume and remembers the answer. ErrNoSandbox says that none has it.
+// askGuest asks the sandbox that has the volume and remembers the answer. ErrNoSandbox says that none has it, or that
+// its machine is only starting or already ending and has no management socket.
 func (n *node) askGuest(ctx context.Context, v pool.Volume) error {
 	publications, err := n.records.of(ctx, v)
 	if err != nil {
 		return err
 	}
 	for _, p := range publications {
-		for _, sandbox := range p.sandboxes {
-			stats, err := n.guests.stats(ctx, sandbox, p.record.Device)
-			if err != nil {
-				// A machine that starts or ends has no socket. It is asked, but it does not have the volume mounted.
-				return err
-			}
-			n.stats.remember(v.ID, usageOf(stats))
-			return nil
+		if len(p.sandboxes) == 0 {
+			continue
 		}
+		stats, err := n.guests.stats(ctx, p.sandboxes[0], p.record.Device)
+		if err != nil {
+			return err
+		}
+		n.stats.remember(v.ID, usageOf(stats))
+		return nil
 	}
 	return directvolume.ErrNoSandbox
 }
