@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestLeaseIsHeldOnce(t *testing.T) {
@@ -67,6 +69,44 @@ func TestLeaseIsNotOnAFileThatNobodyFinds(t *testing.T) {
 	if !sandboxes.Alive("s1") {
 		t.Error("the new lease is not where others look")
 	}
+}
+
+// A cleanup that removes only leases it could lock itself can never take one away from its holder.
+func TestLeaseIsNeverOnAFileThatACleanupHasUnlinked(t *testing.T) {
+	sandboxes := newHost(t).sandboxes()
+	stop := make(chan struct{})
+	var cleanup sync.WaitGroup
+	cleanup.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			file, err := os.Open(sandboxes.LeasePath("s1"))
+			if err != nil {
+				continue
+			}
+			if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+				os.Remove(sandboxes.LeasePath("s1"))
+			}
+			file.Close()
+		}
+	})
+	for range 3000 {
+		lease, err := sandboxes.AcquireLease("s1")
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		var stat unix.Stat_t
+		if err := unix.Fstat(int(lease.Fd()), &stat); err != nil || stat.Nlink != 1 {
+			t.Errorf("the lease has %d names, %v", stat.Nlink, err)
+		}
+		lease.Close()
+	}
+	close(stop)
+	cleanup.Wait()
 }
 
 func TestLookingDoesNotTakeTheLease(t *testing.T) {
