@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,18 +94,29 @@ func TestLeaseIsNeverOnAFileThatACleanupHasUnlinked(t *testing.T) {
 			file.Close()
 		}
 	})
-	for range 3000 {
-		lease, err := sandboxes.AcquireLease("s1")
-		if err != nil {
-			t.Error(err)
-			break
-		}
-		var stat unix.Stat_t
-		if err := unix.Fstat(int(lease.Fd()), &stat); err != nil || stat.Nlink != 1 {
-			t.Errorf("the lease has %d names, %v", stat.Nlink, err)
-		}
-		lease.Close()
+	// One holds an unlinked file, another makes a new one: only the check after the lock keeps them apart.
+	var holders atomic.Int32
+	var shims sync.WaitGroup
+	for range 3 {
+		shims.Go(func() {
+			for range 700 {
+				lease, err := tryLease(sandboxes.LeasePath("s1"))
+				if err != nil {
+					continue // another has it
+				}
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d hold the lease at once", n)
+				}
+				var stat unix.Stat_t
+				if err := unix.Fstat(int(lease.Fd()), &stat); err != nil || stat.Nlink != 1 {
+					t.Errorf("the lease has %d names, %v", stat.Nlink, err)
+				}
+				holders.Add(-1)
+				lease.Close()
+			}
+		})
 	}
+	shims.Wait()
 	close(stop)
 	cleanup.Wait()
 }
