@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -18,8 +19,8 @@ import (
 // container is one that the guest has, or is about to have or to lose.
 type container struct {
 	id string
-	// changing is held while it is made or removed.
-	changing sync.Mutex
+	// changing, of 1, is held while it is made or removed.
+	changing *semaphore.Weighted
 
 	mu    sync.Mutex
 	execs map[string]string // the agent's name of a process by ours
@@ -32,7 +33,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 	if err != nil {
 		return err
 	}
-	defer c.changing.Unlock()
+	defer c.changing.Release(1)
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
 	undo.Push("forget the container", func(context.Context) error { s.forget(c); return nil })
@@ -72,8 +73,8 @@ func (s *Sandbox) reserve(id string) (*container, error) {
 	if _, ok := s.containers[id]; ok {
 		return nil, fmt.Errorf("container %s: %w", id, ErrExists)
 	}
-	c := &container{id: id, execs: make(map[string]string)}
-	c.changing.Lock()
+	c := &container{id: id, execs: make(map[string]string), changing: semaphore.NewWeighted(1)}
+	c.changing.TryAcquire(1)
 	s.containers[id] = c
 	return c, nil
 }

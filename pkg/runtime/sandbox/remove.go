@@ -27,8 +27,10 @@ func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	c.changing.Lock()
-	defer c.changing.Unlock()
+	if err := c.changing.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	defer c.changing.Release(1)
 	if now, err := s.container(id); err != nil || now != c {
 		return nil // it was not made after all, or somebody else has removed it
 	}

@@ -38,9 +38,12 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("stop sandbox %s: %w", s.id, ctx.Err())
 	}
+	err := ignoreClosed(s.agent.Close())
+	if waitErr := s.settle(ctx); waitErr != nil {
+		return fmt.Errorf("stop sandbox %s: %w", s.id, waitErr)
+	}
 	// All of it is tried, whatever fails.
-	err := errors.Join(
-		ignoreClosed(s.agent.Close()),
+	err = errors.Join(err,
 		s.management.Close(ctx),
 		s.share.Close(ctx),
 		s.volumes.Release(ctx),
@@ -80,6 +83,20 @@ func (s *Sandbox) endGuest(ctx context.Context) {
 	if _, err := s.agent.DestroySandbox(ctx, &agentproto.DestroySandboxRequest{}); err != nil && !s.gone() {
 		s.log.Warn("the guest did not end in order; its machine is ended next", "error", err)
 	}
+}
+
+// settle waits for what is still being made or removed. It fails soon now: there is no machine to do it with.
+func (s *Sandbox) settle(ctx context.Context) error {
+	s.mu.Lock()
+	containers := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	for _, c := range containers {
+		if err := c.changing.Acquire(ctx, 1); err != nil {
+			return fmt.Errorf("container %s: %w", c.id, err)
+		}
+		c.changing.Release(1)
+	}
+	return nil
 }
 
 func ignoreClosed(err error) error {

@@ -12,10 +12,10 @@ import (
 // unplug a mounted disk, and its file system dies with it. Idempotent. What could not be unplugged stays claimed,
 // and is tried again with the next Detach of any container.
 func (s *Set) Detach(ctx context.Context, container string) error {
-	if err := s.changing.lock(ctx); err != nil {
+	if err := s.changing.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer s.changing.unlock()
+	defer s.changing.Release(1)
 
 	var failures []error
 	for id, d := range s.withoutUser(container) {
@@ -52,10 +52,10 @@ func (s *Set) dropIfUnwanted(ctx context.Context, id identity, d *disk) error {
 }
 
 func (s *Set) drop(ctx context.Context, id identity, d *disk) error {
-	if err := d.busy.lock(ctx); err != nil {
+	if err := d.busy.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer d.busy.unlock()
+	defer d.busy.Release(1)
 	if err := s.Disks.UnplugDisk(ctx, d.id); err != nil {
 		return fmt.Errorf("unplug %s: %w", d.device, err)
 	}
@@ -88,10 +88,10 @@ func (s *Set) recorded(ctx context.Context, d *disk) (bool, error) {
 
 // Release gives every claim of the sandbox back. The machine must be gone. Idempotent.
 func (s *Set) Release(ctx context.Context) error {
-	if err := s.changing.lock(ctx); err != nil {
+	if err := s.changing.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer s.changing.unlock()
+	defer s.changing.Release(1)
 	if err := s.Records.ReleaseAll(ctx, s.Sandbox); err != nil {
 		return fmt.Errorf("release the volumes of sandbox %s: %w", s.Sandbox, err)
 	}

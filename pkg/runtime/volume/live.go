@@ -35,10 +35,10 @@ func (s *Set) Resize(ctx context.Context, device string, sizeBytes uint64) error
 	if err != nil {
 		return err
 	}
-	if err := d.busy.lock(ctx); err != nil {
+	if err := d.busy.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer d.busy.unlock()
+	defer d.busy.Release(1)
 	if err := s.resize(ctx, d, sizeBytes); err != nil {
 		return fmt.Errorf("resize %s: %w", device, err)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+
+	"golang.org/x/sync/semaphore"
 	"time"
 
 	"github.com/katadirect/katadirect/internal/rollback"
@@ -63,7 +65,7 @@ type Config struct {
 type Set struct {
 	Config
 
-	changing lock // held by Attach, Detach and Release
+	changing *semaphore.Weighted // of 1; held by Attach, Detach and Release
 
 	mu       sync.Mutex // guards the map, the fields of the disks and plugTook
 	disks    map[identity]*disk
@@ -72,7 +74,7 @@ type Set struct {
 
 // disk is a device that is plugged in, or was and could not be unplugged.
 type disk struct {
-	busy lock // held while the disk changes its size or goes
+	busy *semaphore.Weighted // of 1; held while the disk changes its size or goes
 
 	id        string
 	device    string // the first record's path of it
@@ -96,7 +98,7 @@ type Use struct {
 
 // New makes an empty set.
 func New(c Config) *Set {
-	return &Set{Config: c, changing: newLock(), disks: make(map[identity]*disk)}
+	return &Set{Config: c, changing: semaphore.NewWeighted(1), disks: make(map[identity]*disk)}
 }
 
 // Attach gives the volume recorded for source, the source path of a bind mount, to the container.
@@ -105,10 +107,10 @@ func New(c Config) *Set {
 // and then nothing of this call is left. What it is may be told by directvolume's errors (ErrInvalid, ErrClaimed,
 // ErrDevice), vm's (ErrNoSlot, ErrInUse) and the ones above.
 func (s *Set) Attach(ctx context.Context, container, source string) (Use, error) {
-	if err := s.changing.lock(ctx); err != nil {
+	if err := s.changing.Acquire(ctx, 1); err != nil {
 		return Use{}, err
 	}
-	defer s.changing.unlock()
+	defer s.changing.Release(1)
 	if s.Disabled {
 		return Use{}, s.refuse(ctx, source)
 	}
@@ -172,7 +174,7 @@ func (s *Set) find(ctx context.Context, w wish, source string) (*disk, error) {
 // is kept in mind, and its claim with it: another machine must not have the device then.
 func (s *Set) plug(ctx context.Context, w wish, source string) (_ *disk, err error) {
 	d := &disk{
-		busy: newLock(), id: w.identity.diskID(), device: w.device, readOnly: w.readOnly,
+		busy: semaphore.NewWeighted(1), id: w.identity.diskID(), device: w.device, readOnly: w.readOnly,
 		paths: make(map[string]struct{}), users: make(map[string]struct{}),
 	}
 	var undo rollback.Stack
