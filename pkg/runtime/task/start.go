@@ -16,7 +16,7 @@ import (
 const statusLost = 255
 
 // Exec prepares one more process in a running container. Start starts it.
-func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (_ *emptypb.Empty, err error) {
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (_ *emptypb.Empty, err error) {
 	c, err := s.container(r.GetID())
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (_ *emp
 		life: newLife(created{}), container: c.id, exec: r.GetExecID(), spec: &spec,
 		log: c.init.log.With("exec", r.GetExecID()),
 	}
-	p.stdio, err = openStdio(StdioConfig{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal()}, p.log)
+	p.stdio, err = openStdio(ctx, StdioConfig{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal()}, p.log)
 	if err != nil {
 		return nil, err
 	}

@@ -1,18 +1,13 @@
 package task
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"os"
-	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // copyBuffer is how much is taken from the guest in one read: below 256 KiB the calls cost more than the data.
@@ -21,6 +16,9 @@ const copyBuffer = 256 << 10
 // stallLimit is how long a killed process's output may wait for somebody to read the fifo. Before the kill it waits
 // for ever, and the process with it, so that containerd can be restarted without a line lost.
 const stallLimit = 3 * time.Second
+
+// openTimeout is how long containerd may take to open its ends.
+const openTimeout = 10 * time.Second
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
 
@@ -47,23 +45,27 @@ type stdio struct {
 	input          sync.WaitGroup
 }
 
-func openStdio(c StdioConfig, log *slog.Logger) (_ *stdio, err error) {
+// openStdio opens the streams. It waits until containerd has opened the other end of the outputs, which it is doing at
+// this moment, but no longer than openTimeout.
+func openStdio(ctx context.Context, c StdioConfig, log *slog.Logger) (_ *stdio, err error) {
 	s := &stdio{config: c, log: log}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	if s.stdin, err = openInput(c.Stdin); err != nil {
 		return nil, fmt.Errorf("open stdin: %w", err)
 	}
-	if s.stdout, err = openOutput(c.Stdout); err != nil {
+	if s.stdout, err = openOutput(ctx, c.Stdout); err != nil {
 		return nil, fmt.Errorf("open stdout: %w", err)
 	}
 	if c.Terminal {
 		return s, nil
 	}
-	if s.stderr, err = openOutput(c.Stderr); err != nil {
+	if s.stderr, err = openOutput(ctx, c.Stderr); err != nil {
 		return nil, fmt.Errorf("open stderr: %w", err)
 	}
 	return s, nil
@@ -163,117 +165,4 @@ func (s *stdio) close() {
 			o.close()
 		}
 	}
-}
-
-// input is the fifo that a process's stdin comes from. This side holds a writing end as well, so that the stream
-// does not end when containerd restarts or a client of "attach" goes; release lets go of it.
-type input struct {
-	file     *os.File
-	keepOpen *os.File
-	once     sync.Once
-}
-
-func openInput(path string) (*input, error) {
-	if path == "" {
-		return nil, nil
-	}
-	// Opening for reading does not wait with O_NONBLOCK, and then opening for writing finds a reader.
-	file, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	in := &input{file: file}
-	if isFifo(file) {
-		if in.keepOpen, err = os.OpenFile(path, unix.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
-			return nil, errors.Join(err, file.Close())
-		}
-	}
-	return in, nil
-}
-
-func (i *input) release() {
-	i.once.Do(func() {
-		if i.keepOpen != nil {
-			i.keepOpen.Close()
-		}
-	})
-}
-
-func (i *input) close() {
-	i.release()
-	i.file.Close()
-}
-
-// output is the fifo or file that a process's stdout or stderr goes to.
-type output struct {
-	file     *os.File
-	hurrying atomic.Bool
-	stalled  atomic.Bool
-	lost     atomic.Int64
-}
-
-func openOutput(name string) (*output, error) {
-	if name == "" {
-		return nil, nil
-	}
-	if uri, err := url.Parse(name); err == nil && uri.Scheme != "" && uri.Scheme != "fifo" {
-		if uri.Scheme != "file" {
-			return nil, fmt.Errorf("%w: logging to a %s:// URI; fifos and file:// are supported",
-				ErrNotImplemented, uri.Scheme)
-		}
-		return openLogFile(uri.Path)
-	} else if err == nil && uri.Scheme == "fifo" {
-		name = uri.Path
-	}
-	// A fifo opened for both directions (fifo(7)) neither waits for containerd nor breaks when it restarts: the pipe
-	// fills, the process waits, and goes on when containerd reads again.
-	file, err := os.OpenFile(name, unix.O_RDWR|unix.O_APPEND|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	return &output{file: file}, nil
-}
-
-func openLogFile(path string) (*output, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	return &output{file: file}, nil
-}
-
-// Write passes p on, waiting for a reader as long as it may. What cannot be passed on any more is counted and
-// forgotten: the stream must be read to its end all the same.
-func (o *output) Write(p []byte) (int, error) {
-	if o.stalled.Load() {
-		o.lost.Add(int64(len(p)))
-		return len(p), nil
-	}
-	if o.hurrying.Load() {
-		o.setDeadline()
-	}
-	n, err := o.file.Write(p)
-	if err != nil {
-		o.stalled.Store(true)
-		o.lost.Add(int64(len(p) - n))
-	}
-	return len(p), nil
-}
-
-func (o *output) hurry() {
-	o.hurrying.Store(true)
-	o.setDeadline()
-}
-
-// setDeadline reaches a write that is waiting, too. Regular files never wait and have no deadlines.
-func (o *output) setDeadline() { _ = o.file.SetWriteDeadline(time.Now().Add(stallLimit)) }
-
-func (o *output) close() { o.file.Close() }
-
-func isFifo(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeNamedPipe != 0
 }

@@ -2,6 +2,7 @@ package task
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -141,6 +142,11 @@ func TestOutputThatNobodyReadsHoldsUpTheProcessUntilItIsKilled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, hooks{})
 	stdout := fifo(t)
+	idle, err := os.OpenFile(stdout, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
 	r.run(spec{id: "c1", args: []string{"cat", "/dev/zero"}, io: StdioConfig{Stdout: stdout}})
 	begin := time.Now()
 	if err := r.kill("c1", "", syscall.SIGKILL); err != nil {
@@ -152,6 +158,48 @@ func TestOutputThatNobodyReadsHoldsUpTheProcessUntilItIsKilled(t *testing.T) {
 	}
 	if !strings.Contains(r.log.String(), "thrown away") {
 		t.Error("lost output is not mentioned in the log")
+	}
+}
+
+// A reader that opens the fifo as containerd does, waiting for the writer, may be slower than the whole process.
+func TestOutputWaitsForAReaderThatOpensTheFifoLate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	stdout := fifo(t)
+	started := make(chan struct{})
+	read := make(chan string)
+	go func() {
+		<-started
+		data, _ := os.ReadFile(stdout)
+		read <- string(data)
+	}()
+	req := r.request(spec{id: "c1", args: sh("echo hello"), io: StdioConfig{Stdout: stdout}})
+	created := make(chan error)
+	go func() { _, err := r.client.Create(r.ctx, req); created <- err }()
+	select {
+	case err := <-created:
+		t.Fatalf("create did not wait for the reader: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(started)
+	wantCode(t, <-created, codes.OK)
+	r.start("c1", "")
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+	wantEqual(t, "output", <-read, "hello\n")
+}
+
+func TestAFifoThatNobodyOpensFailsTheCreate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+	defer cancel()
+	stdout := fifo(t)
+	if _, err := openStdio(ctx, StdioConfig{Stdout: stdout}, r.service.log); err == nil || !strings.Contains(err.Error(), "nobody reads "+stdout) {
+		t.Errorf("got %v, want an error that names the fifo", err)
+	}
+	if w, err := os.OpenFile(stdout, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+		w.Close()
+		t.Error("a reading end of the fifo is left open")
 	}
 }
 
