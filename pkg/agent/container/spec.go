@@ -16,6 +16,9 @@ type Surroundings struct {
 	PID string
 }
 
+// crunVersion is of the OCI specification, and every crun knows it.
+const crunVersion = "1.0.2"
+
 // adapt changes a specification that was written for a container on the host
 // into one for a container in this guest. What the guest does not have, or
 // what the machine stands in for, is left out:
@@ -33,6 +36,9 @@ func adapt(spec *specs.Spec, id, cgroupsPath string, s Surroundings) error {
 	case spec.Linux == nil:
 		return fmt.Errorf("%w: not for Linux", ErrSpec)
 	}
+	// containerd 2 writes a version that Debian 12's crun refuses. Versions
+	// only ever add fields, and crun leaves alone those it does not know.
+	spec.Version = crunVersion
 	spec.Hooks = nil
 	spec.Annotations = nil
 	adaptProcess(spec.Process)
