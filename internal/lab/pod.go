@@ -32,6 +32,16 @@ type PodSpec struct {
 	// UID is the pod's; a random one when it is empty.
 	UID         string
 	Annotations map[string]string
+	// ShareProcesses is the pod's shareProcessNamespace.
+	ShareProcesses bool
+}
+
+// namespaces are those that kubelet asks for.
+func (s PodSpec) namespaces() *cri.NamespaceOption {
+	if s.ShareProcesses {
+		return &cri.NamespaceOption{Pid: cri.NamespaceMode_POD}
+	}
+	return &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
 }
 
 // ContainerSpec says what container to run.
@@ -60,7 +70,10 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 		// Given, so that the runtime does not read the host's, which may point below /run.
 		DnsConfig:   &cri.DNSConfig{Servers: []string{"127.0.0.1"}},
 		Annotations: spec.Annotations,
-		Linux:       &cri.LinuxPodSandboxConfig{CgroupParent: cgroupOf(l.Dir)},
+		Linux: &cri.LinuxPodSandboxConfig{
+			CgroupParent:    cgroupOf(l.Dir),
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: spec.namespaces()},
+		},
 	}
 	if err := os.MkdirAll(p.config.LogDirectory, 0o755); err != nil {
 		return nil, err
@@ -113,7 +126,9 @@ func (p *Pod) Run(ctx context.Context, spec ContainerSpec) (*Container, error) {
 		Image:    &cri.ImageSpec{Image: ShellImage},
 		Command:  spec.Command,
 		LogPath:  spec.Name + ".log",
-		Linux:    &cri.LinuxContainerConfig{},
+		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+			NamespaceOptions: p.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
+		}},
 	}
 	for _, m := range spec.Mounts {
 		config.Mounts = append(config.Mounts, &cri.Mount{
