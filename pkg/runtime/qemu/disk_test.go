@@ -92,6 +92,24 @@ func TestABridgeTakesThirtyDisksAndSaysSo(t *testing.T) {
 	}
 }
 
+func TestTheNextBridgeTakesTheThirtyFirstDisk(t *testing.T) {
+	g := newGuest(t, qemu.Config{Bridges: 2})
+	if err := g.dial(); err != nil {
+		t.Fatal(err)
+	}
+	path := sparseFile(t, mib)
+	for i := range 30 {
+		g.plug(vm.Disk{ID: fmt.Sprintf("d%d", i), Path: path, ReadOnly: true})
+	}
+	if address := g.plug(vm.Disk{ID: "d30", Path: path, ReadOnly: true}); address.Source != "03/01" {
+		t.Errorf("at %s, want the first slot of the second bridge", address.Source)
+	}
+	if d := g.disk("d30", true); d.Path != "0000:00:03.0/0000:02:01.0" {
+		t.Errorf("the guest sees it at %s", d.Path)
+	}
+	g.unplug("d30")
+}
+
 func TestResizeGrowsAndRefusesToShrink(t *testing.T) {
 	g := sharedGuest(t)
 	path := sparseFile(t, 64*mib)
