@@ -51,9 +51,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 			return nil, fmt.Errorf("start the virtual machine: %w", err)
 		}
 		p := newPod(sandboxID, sb, s.log, &s.tasks)
-		if w, ok := sb.(OOMWatcher); ok {
-			s.tasks.Go(func() { s.watchOOM(p, w) })
-		}
+		s.tasks.Go(func() { s.watchOOM(p) })
 		undo.Push("stop the machine", p.stop)
 		s.setPod(c, p)
 	}

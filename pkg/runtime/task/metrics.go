@@ -2,7 +2,6 @@ package task
 
 import (
 	"cmp"
-	"context"
 	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -12,12 +11,6 @@ import (
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
-
-// Meter is a Sandbox that can measure its containers.
-type Meter interface {
-	// Stats measures the container's cgroup in the guest.
-	Stats(ctx context.Context, id string) (*agentproto.StatsContainerResponse, error)
-}
 
 // metrics puts what the agent measured, whose form is that of cgroup version 1, into version 2's message. All
 // containerds read it.

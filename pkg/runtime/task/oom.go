@@ -1,7 +1,6 @@
 package task
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"time"
@@ -9,19 +8,13 @@ import (
 	"github.com/containerd/containerd/api/events"
 )
 
-// OOMWatcher is a Sandbox that can tell whose processes the guest's kernel kills for want of memory.
-type OOMWatcher interface {
-	// NextOOM blocks until that has happened to a container and returns its id.
-	NextOOM(ctx context.Context) (string, error)
-}
-
 // oomRetry is the pause after a failed question, so that a guest that always fails costs next to nothing.
 const oomRetry = time.Second
 
 // watchOOM reports such kills for as long as the machine lives.
-func (s *Service) watchOOM(p *pod, w OOMWatcher) {
+func (s *Service) watchOOM(p *pod) {
 	for p.alive.Err() == nil {
-		id, err := w.NextOOM(p.alive)
+		id, err := p.NextOOM(p.alive)
 		if err == nil {
 			s.reportOOM(id)
 			continue

@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
@@ -72,11 +71,7 @@ func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.
 	if err != nil {
 		return nil, err
 	}
-	meter, ok := c.pod.Sandbox.(Meter)
-	if !ok {
-		return nil, fmt.Errorf("stats of container %s: %w", c.id, ErrNotImplemented)
-	}
-	measured, err := meter.Stats(ctx, c.id)
+	measured, err := c.pod.Stats(ctx, c.id)
 	if err != nil {
 		return nil, c.pod.explain(err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // Sandbox is what the service needs of a pod's machine; pkg/runtime/sandbox is the real one. Container ids are
@@ -33,6 +35,11 @@ type Sandbox interface {
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
+	// Stats measures the container's cgroup in the guest.
+	Stats(ctx context.Context, id string) (*agentproto.StatsContainerResponse, error)
+	// NextOOM blocks until the guest's kernel has killed a process of a container for want of memory, and returns the
+	// container's id.
+	NextOOM(ctx context.Context) (string, error)
 	// RemoveContainer ends what is left of the container and gives back all it used. Idempotent.
 	RemoveContainer(ctx context.Context, id string) error
 

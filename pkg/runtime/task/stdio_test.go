@@ -16,6 +16,7 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 )
 
@@ -148,6 +149,7 @@ func TestOutputThatNobodyReadsHoldsUpTheProcessUntilItIsKilled(t *testing.T) {
 	}
 	defer idle.Close()
 	r.run(spec{id: "c1", args: []string{"cat", "/dev/zero"}, io: StdioConfig{Stdout: stdout}})
+	awaitFull(t, idle)
 	begin := time.Now()
 	if err := r.kill("c1", "", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -158,6 +160,30 @@ func TestOutputThatNobodyReadsHoldsUpTheProcessUntilItIsKilled(t *testing.T) {
 	}
 	if !strings.Contains(r.log.String(), "thrown away") {
 		t.Error("lost output is not mentioned in the log")
+	}
+}
+
+// awaitFull waits until the fifo holds all that it can.
+func awaitFull(t *testing.T, fifo *os.File) {
+	t.Helper()
+	size, err := unix.FcntlInt(fifo.Fd(), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := time.After(patience)
+	for {
+		held, err := unix.IoctlGetInt(int(fifo.Fd()), unix.TIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held == size {
+			return
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-limit:
+			t.Fatalf("the fifo holds %d of %d bytes", held, size)
+		}
 	}
 }
 
