@@ -105,16 +105,25 @@ func New(c Config) *Set {
 //
 // directvolume.ErrNotFound: there is none; the mount is an ordinary one. Every other error must fail the container,
 // and then nothing of this call is left. What it is may be told by directvolume's errors (ErrInvalid, ErrClaimed,
-// ErrDevice), vm's (ErrNoSlot, ErrInUse) and the ones above.
+// ErrDevice), vm's (ErrNoSlot, ErrInUse), ErrSubPath and the ones above.
 func (s *Set) Attach(ctx context.Context, container, source string) (Use, error) {
 	if err := s.changing.Acquire(ctx, 1); err != nil {
 		return Use{}, err
 	}
 	defer s.changing.Release(1)
+	var use Use
+	var err error
 	if s.Disabled {
-		return Use{}, s.refuse(ctx, source)
+		err = s.refuse(ctx, source)
+	} else {
+		use, err = s.attach(ctx, container, source)
 	}
-	return s.attach(ctx, container, source)
+	if errors.Is(err, directvolume.ErrNotFound) {
+		if inside := s.refuseInside(ctx, source); inside != nil {
+			return Use{}, inside
+		}
+	}
+	return use, err
 }
 
 // refuse finds out whether there would have been a volume.
