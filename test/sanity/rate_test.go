@@ -3,20 +3,13 @@ package sanity
 import (
 	"fmt"
 	"testing"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // BenchmarkCreateVolume says how many volumes per second the driver makes durably, and how many plain system calls
 // would make on the same disk right after. Run with -benchtime 2000x: each iteration is one volume.
 func BenchmarkCreateVolume(b *testing.B) {
 	dir := b.TempDir()
-	conn, err := grpc.NewClient(startDriver(b, dir, "warn"), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
+	conn := startDriver(b, dir, "warn").conn
 	for _, clients := range []int{16, 1} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			if b.N == 1 {

@@ -1,0 +1,118 @@
+package csi
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// guestUsage answers with one usage in bytes and one in inodes.
+func guestUsage(w http.ResponseWriter, _ *http.Request) {
+	json.NewEncoder(w).Encode(directvolume.VolumeStats{Usage: []directvolume.VolumeUsage{
+		{Available: 700, Total: 1000, Used: 250, Unit: directvolume.UnitBytes},
+		{Available: 90, Total: 100, Used: 10, Unit: directvolume.UnitInodes},
+		{Available: 1, Total: 1, Unit: 17}, // a unit from the future
+	}})
+}
+
+func checkGuestUsage(t *testing.T, usage []*csi.VolumeUsage) {
+	t.Helper()
+	if len(usage) != 2 || usage[0].GetUnit() != csi.VolumeUsage_BYTES || usage[0].GetAvailable() != 700 ||
+		usage[0].GetTotal() != 1000 || usage[0].GetUsed() != 250 ||
+		usage[1].GetUnit() != csi.VolumeUsage_INODES || usage[1].GetTotal() != 100 {
+		t.Errorf("usage is %v", usage)
+	}
+}
+
+func TestStatsComeFromTheGuest(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("pvc")
+	device := make(chan string, 1)
+	s := h.runShim("sandbox1", map[string]http.HandlerFunc{directvolume.PathStats: func(w http.ResponseWriter, r *http.Request) {
+		device <- r.URL.Query().Get("path")
+		guestUsage(w, r)
+	}})
+	s.claim(target)
+	usage, err := v.stats(target)
+	must(t, err)
+	checkGuestUsage(t, usage)
+	if got := <-device; got != v.image() {
+		t.Errorf("the guest was asked for %q, want %q", got, v.image())
+	}
+}
+
+func TestStatsWithoutAMachineAreTheLastKnownOrTheImages(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("pvc")
+	writeFile(t, v.image(), "data")
+	usage, err := v.stats(target)
+	must(t, err)
+	if len(usage) != 1 || usage[0].GetTotal() != gib || usage[0].GetUsed()+usage[0].GetAvailable() != gib {
+		t.Errorf("usage of the image is %v", usage)
+	}
+	s := h.runShim("sandbox1", map[string]http.HandlerFunc{directvolume.PathStats: guestUsage})
+	s.claim(target)
+	_, err = v.stats(target)
+	must(t, err)
+	s.die()
+	usage, err = v.stats(h.staging(v.id))
+	must(t, err)
+	checkGuestUsage(t, usage)
+}
+
+func TestStatsOfAGuestThatDoesNotAnswer(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("pvc")
+	var hangs atomic.Bool
+	never := answerNever(t)
+	s := h.runShim("sandbox1", map[string]http.HandlerFunc{directvolume.PathStats: func(w http.ResponseWriter, r *http.Request) {
+		if hangs.Load() {
+			never(w, r)
+			return
+		}
+		guestUsage(w, r)
+	}})
+	s.claim(target)
+	hangs.Store(true)
+	start := time.Now()
+	_, err := v.stats(target)
+	refused(t, err, codes.Unavailable, v.id)
+	if took := time.Since(start); took > 2*statsTimeout {
+		t.Errorf("the answer took %v", took)
+	}
+	hangs.Store(false)
+	_, err = v.stats(target)
+	must(t, err)
+	hangs.Store(true)
+	usage, err := v.stats(target)
+	must(t, err)
+	checkGuestUsage(t, usage)
+}
+
+func TestStatsAreNeverNegative(t *testing.T) {
+	usage := usageOf(directvolume.VolumeStats{Usage: []directvolume.VolumeUsage{
+		{Available: math.MaxUint64, Total: 1 << 63, Used: math.MaxInt64, Unit: directvolume.UnitBytes},
+	}})
+	if usage[0].GetAvailable() < 0 || usage[0].GetTotal() < 0 || usage[0].GetUsed() < 0 {
+		t.Errorf("a guest's numbers became %v", usage)
+	}
+}
+
+func TestStatsOfAnUnknownPathAreNotFound(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("pvc")
+	for _, path := range []string{"relative", h.path("elsewhere"), "/", target + "/.."} {
+		_, err := v.stats(path)
+		refused(t, err, codes.NotFound, path)
+	}
+	_, err := v.stats("")
+	refused(t, err, codes.InvalidArgument)
+}
