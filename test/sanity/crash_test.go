@@ -19,7 +19,7 @@ const (
 )
 
 // Kata's driver left a state file of 0 bytes behind when it was killed during creates, and did not start again. Ours
-// is killed at a random moment of many creates and deletes, again and again. After each start everything that was
+// is killed at a random moment of many creates, publishes and deletes, again and again. After each start everything that was
 // acknowledged must be so, whatever was not must be repeatable, and there must be no garbage.
 func TestFaultKilledDuringCreates(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
@@ -35,11 +35,14 @@ func TestFaultKilledDuringCreates(t *testing.T) {
 		d.start()
 		checkPool(t, d, alive, got)
 	}
-	for name := range alive {
-		deleteVolume(t, d, alive[name])
+	for name, id := range alive {
+		if err := d.unuse(t.Context(), id); err != nil {
+			t.Errorf("end of %s: %v", name, err)
+		}
 	}
-	if left, err := os.ReadDir(d.pool()); err != nil || len(withoutLock(left)) > 0 {
-		t.Errorf("the pool holds %v, %v after everything was deleted", left, err)
+	checkNothingLeft(t, d.dir)
+	if left, err := os.ReadDir(filepath.Join(d.dir, "pods")); err != nil || len(left) > 0 {
+		t.Errorf("target paths left: %v, %v", left, err)
 	}
 }
 
@@ -90,7 +93,7 @@ func hammer(d *driver, round, answers int) *outcome {
 					answered(func() { o.created[name] = id })
 					continue
 				}
-				if _, err := controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
+				if err := d.use(ctx, id, d.unuse); err != nil {
 					missed(func() { o.doubtful = append(o.doubtful, id) })
 					return
 				}
@@ -117,7 +120,9 @@ func checkPool(t *testing.T, d *driver, alive map[string]string, o *outcome) {
 		alive[name] = made.GetVolume().GetVolumeId()
 	}
 	for _, id := range o.doubtful {
-		deleteVolume(t, d, id)
+		if err := d.unuse(t.Context(), id); err != nil {
+			t.Errorf("end of %s, repeated: %v", id, err)
+		}
 	}
 	there := map[string]bool{}
 	entries, err := os.ReadDir(d.pool())
@@ -158,9 +163,41 @@ func checkWhole(t *testing.T, folder string) {
 	}
 }
 
-func deleteVolume(t *testing.T, d *driver, id string) {
-	t.Helper()
-	if _, err := csi.NewControllerClient(d.conn).DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
-		t.Errorf("delete %s: %v", id, err)
+// target is the path at which a test publishes a volume; it stands in the folder that kubelet would have made.
+func (d *driver) target(id string) string { return filepath.Join(d.dir, "pods", id) }
+
+// use stages and publishes a volume as for a pod, and then does what the pod's end asks for.
+func (d *driver) use(ctx context.Context, id string, end func(context.Context, string) error) error {
+	node := csi.NewNodeClient(d.conn)
+	staging := filepath.Join(d.dir, "staging", id)
+	capability := createRequest("").GetVolumeCapabilities()[0]
+	if err := os.MkdirAll(filepath.Dir(d.target(id)), 0o750); err != nil {
+		return err
 	}
+	if _, err := node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, VolumeCapability: capability,
+	}); err != nil {
+		return err
+	}
+	if _, err := node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, TargetPath: d.target(id), VolumeCapability: capability,
+	}); err != nil {
+		return err
+	}
+	return end(ctx, id)
+}
+
+// unuse takes a volume from its pod and its node, wherever it got to, and deletes it.
+func (d *driver) unuse(ctx context.Context, id string) error {
+	node := csi.NewNodeClient(d.conn)
+	if _, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: d.target(id)}); err != nil {
+		return err
+	}
+	if _, err := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{
+		VolumeId: id, StagingTargetPath: filepath.Join(d.dir, "staging", id),
+	}); err != nil {
+		return err
+	}
+	_, err := csi.NewControllerClient(d.conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	return err
 }
