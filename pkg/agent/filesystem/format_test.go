@@ -80,7 +80,14 @@ func TestUnknownTypeIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 // What a crash can leave behind once formatting has begun.
 func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
 	const size = 400 * mib
-	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
+	for fstype, magic := range map[string]struct {
+		offset int64
+		text   string
+	}{
+		"ext4":  {}, // its superblock is not on the disk before the end
+		"xfs":   {xfsInProgress, "\x01"},
+		"btrfs": {0x10040, "!BHRfS_M"},
+	} {
 		for _, tc := range []struct {
 			name  string
 			crash func(t *testing.T, image string)
@@ -91,9 +98,9 @@ func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
 					put(t, image, offset, "piece of a file system")
 				}
 			}},
-			{"after mkfs, before the mark was cleared", func(t *testing.T, image string) {
-				maker := makers[fstype]
-				run(t, maker[0], append(maker[1:len(maker):len(maker)], image)...)
+			{"just before mkfs was done", func(t *testing.T, image string) {
+				mkfs(t, fstype, image)
+				put(t, image, magic.offset, magic.text)
 			}},
 		} {
 			t.Run(fstype+" "+tc.name, func(t *testing.T) {
@@ -120,6 +127,41 @@ func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
 				mountFor(t, node, fstype)
 			})
 		}
+	}
+}
+
+func mkfs(t *testing.T, fstype, node string) {
+	t.Helper()
+	maker := makers[fstype]
+	run(t, maker[0], append(maker[1:len(maker):len(maker)], node)...)
+}
+
+// Whoever can write files can write marks, too: on a file system that was in
+// use they must mean nothing, wherever they come to lie.
+func TestAMarkMeansNothingOnceAFileSystemWasInUse(t *testing.T) {
+	const size = 400 * mib
+	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			image := newImage(t, size)
+			node := attach(t, image)
+			mkfs(t, fstype, node)
+			target := mountFor(t, node, fstype)
+			if err := unix.Unmount(target, 0); err != nil {
+				t.Fatal(err)
+			}
+			put(t, image, markOffset(size), string(mark(size)))
+			if !isMarkedFile(t, image) {
+				t.Fatal("the mark is not where it is looked for")
+			}
+			if content, err := Probe(image); err != nil || content != (Content{Kind: fstype}) {
+				t.Errorf("%+v, %v; want a finished %s", content, err, fstype)
+			}
+			before := checksum(t, image)
+			err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false)
+			if !errors.Is(err, ErrOccupied) || checksum(t, image) != before {
+				t.Errorf("format of a used file system: %v, want ErrOccupied and nothing changed", err)
+			}
+		})
 	}
 }
 

@@ -18,6 +18,10 @@ import (
 // The mark lies where none of the mkfs programs writes: past the beginning,
 // and before the last 2 MiB that btrfs and xfs clean. It is bound to the
 // device's size, so that it means nothing anywhere else.
+//
+// Whoever may write files on a volume could fill it with marks, so that one of
+// them comes to lie there. The mark alone is therefore not believed: neverUsed
+// looks at what no file's content can reach.
 const (
 	markLength   = 4 * kib
 	markMagic    = "katadirect.io: formatting has begun and is not complete\n"
@@ -111,4 +115,22 @@ func without(a, hole area) []area {
 		parts = append(parts, area{holeEnd, aEnd - holeEnd})
 	}
 	return parts
+}
+
+// neverUsed says whether the beginning of a marked device shows no file system
+// that anybody can have mounted. mkfs.ext4 leaves the time of the last mount
+// at zero; mkfs.xfs and mkfs.btrfs say in the superblock that they are at
+// work, and take that back last.
+func neverUsed(kind string, head []byte) bool {
+	switch kind {
+	case "", unfinishedBtrfs:
+		return true
+	case "ext2", "ext3", "ext4":
+		super := head[extSuperblock:]
+		return binary.LittleEndian.Uint32(super[extMountTime:]) == 0 &&
+			binary.LittleEndian.Uint16(super[extMountCount:]) == 0
+	case "xfs":
+		return head[xfsInProgress] != 0
+	}
+	return false
 }

@@ -102,8 +102,9 @@ func probe(r io.ReaderAt, size int64) (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	content := Content{Kind: identify(head), Unfinished: marked}
-	if content.Kind != "" || marked {
+	content := Content{Kind: identify(head)}
+	content.Unfinished = marked && neverUsed(content.Kind, head)
+	if content.Kind != "" || content.Unfinished {
 		return content, nil
 	}
 	content.Kind, err = searchAreas(r, size)

@@ -12,12 +12,19 @@ type signature struct {
 	magic  string
 }
 
+const (
+	// unfinishedBtrfs is what mkfs.btrfs leaves until it has come to its end.
+	unfinishedBtrfs = "an unfinished btrfs"
+	// xfsInProgress is where xfs' superblock says that mkfs.xfs is at work.
+	xfsInProgress = 126
+)
+
 // signatures are looked for from the top; more than one may be there, and the
 // first names the content. File systems have the names that mount(2) knows.
 var signatures = []signature{
 	{"xfs", 0, "XFSB"},
 	{"btrfs", 0x10040, "_BHRfS_M"},
-	{"an unfinished btrfs", 0x10040, "!BHRfS_M"},
+	{unfinishedBtrfs, 0x10040, "!BHRfS_M"},
 	{"LUKS", 0, "LUKS\xba\xbe"},
 	{"LUKS (second header)", 0x4000, "SKUL\xba\xbe"},
 	{"LVM physical volume", 0, "LABELONE"},
@@ -99,6 +106,7 @@ const (
 	extSuperblock     = 1024
 	extSuperblockSize = 1024
 
+	extMountTime       = 0x2c
 	extMountCount      = 0x34
 	extMaxMountCount   = 0x36
 	extMagic           = 0x38
