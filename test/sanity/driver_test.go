@@ -1,3 +1,5 @@
+// Package sanity runs csi-sanity, the conformance suite of the CSI community, against the real csi-node binary, and
+// kills that binary in the middle of its work.
 package sanity
 
 import (
@@ -18,6 +20,9 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
+
+// volumeBytes is the size of the volumes that crash tests make: small, so that many fit into any pool.
+const volumeBytes = 16 << 20
 
 // readyTimeout bounds how long the driver may take to start on a busy machine.
 const readyTimeout = 30 * time.Second
@@ -127,5 +132,17 @@ func (d *driver) stop() {
 	if d.t.Failed() {
 		text, _ := os.ReadFile(filepath.Join(d.dir, "csi-node.log"))
 		d.t.Logf("csi-node's log:\n%s", text)
+	}
+}
+
+// createRequest asks for a small ext4 volume for one pod.
+func createRequest(name string) *csi.CreateVolumeRequest {
+	return &csi.CreateVolumeRequest{
+		Name:          name,
+		CapacityRange: &csi.CapacityRange{RequiredBytes: volumeBytes},
+		VolumeCapabilities: []*csi.VolumeCapability{{
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: "ext4"}},
+			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER},
+		}},
 	}
 }
