@@ -453,7 +453,7 @@ func TestContainerIsConfined(t *testing.T) {
 		DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64},
 		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}},
 	}
-	s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(32 << 20)), Swappiness: ptr(uint64(60)), Kernel: ptr(int64(1))}
+	s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(32 << 20)), Swappiness: ptr(uint64(60)), KernelTCP: ptr(int64(1))}
 	s.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(50))}
 	s.Linux.Resources.CPU = &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000))}
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}})
