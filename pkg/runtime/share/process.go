@@ -47,6 +47,22 @@ func startTicks(pid int) (uint64, error) {
 // Kill ends the process and its process group with SIGKILL and waits until it is gone. It serves a fresh process
 // after a crash: a process that has ended, or an id that belongs to another one by now, is success.
 func (p Process) Kill(ctx context.Context) error {
+	return p.with(func(fd int) error {
+		_ = unix.Kill(-p.PID, unix.SIGKILL) // what it has forked; it leads its group
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d: %w", p.PID, err)
+		}
+		return waitPidfd(ctx, fd, p.PID)
+	})
+}
+
+// Wait waits until the process has ended, whoever ends it.
+func (p Process) Wait(ctx context.Context) error {
+	return p.with(func(fd int) error { return waitPidfd(ctx, fd, p.PID) })
+}
+
+// with calls f with a descriptor of the process, unless it has ended.
+func (p Process) with(f func(fd int) error) error {
 	if p.PID <= 1 {
 		return nil
 	}
@@ -62,11 +78,7 @@ func (p Process) Kill(ctx context.Context) error {
 	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks {
 		return nil
 	}
-	_ = unix.Kill(-p.PID, unix.SIGKILL) // what it has forked; it leads its group
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", p.PID, err)
-	}
-	return waitPidfd(ctx, fd, p.PID)
+	return f(fd)
 }
 
 func waitPidfd(ctx context.Context, fd, pid int) error {

@@ -1,0 +1,81 @@
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+)
+
+// shimMode, set in the environment, makes this test binary a shim that waits to be killed.
+const shimMode = "SANDBOX_TEST_SHIM"
+
+// TestShimToBeKilled is the other process of the test below, and no test by itself.
+func TestShimToBeKilled(t *testing.T) {
+	if os.Getenv(shimMode) == "" {
+		t.Skip("it is run by TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp")
+	}
+	h := newHost(t)
+	s := h.create()
+	if err := s.CreateContainer(t.Context(), h.container("c1", bind(h.folder("dir"), "/dir"), h.volume("v"))); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("\nready %s\n", h.dir)
+	select {}
+}
+
+func TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp(t *testing.T) {
+	shim := exec.Command(os.Args[0], "-test.run=^TestShimToBeKilled$")
+	shim.Env = append(os.Environ(), shimMode+"=1")
+	out, err := shim.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shim.Process.Kill(); _ = shim.Wait() })
+	var dir string
+	for lines := bufio.NewScanner(out); dir == "" && lines.Scan(); {
+		dir, _ = strings.CutPrefix(lines.Text(), "ready ")
+		if !strings.HasPrefix(dir, "/") {
+			dir = ""
+		}
+	}
+	if dir == "" {
+		t.Fatal("the shim did not come up")
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h := &host{t: t, dir: dir, options: Options{Bundle: dir + "/bundle"}, roots: Roots{
+		Run: dir + "/sbs", VM: dir + "/vm", Share: dir + "/share", Records: dir + "/records"}}
+	left, err := readRemains(h.roots.stateFile("s1"))
+	if err != nil || left.Daemon == (share.Process{}) || len(left.Rootfs) != 1 {
+		t.Fatalf("state %+v, %v", left, err)
+	}
+
+	if err := shim.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = shim.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for h.roots.sandboxes().Alive("s1") { // its lease, which the kernel gives up
+		if ctx.Err() != nil {
+			t.Fatal("the lease is still held")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := left.Daemon.Wait(ctx); err != nil { // which nobody kills but the kernel
+		t.Error(err)
+	}
+	if err := Cleanup(t.Context(), "s1", h.roots); err != nil {
+		t.Fatal(err)
+	}
+	h.nothingLeft()
+}
