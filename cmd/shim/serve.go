@@ -41,7 +41,7 @@ func boot(log *slog.Logger) task.Boot {
 			return nil, err
 		}
 		s, err := sandbox.Create(ctx, sandbox.Options{
-			ID: r.ID, Bundle: r.Bundle, Spec: r.Spec, Config: c, Log: log.With("sandbox", r.ID),
+			ID: r.ID, Bundle: r.Bundle, Spec: r.Spec, Config: c, Log: log,
 		})
 		if err != nil {
 			return nil, err

@@ -67,7 +67,11 @@ func cleanUpSandbox(ctx context.Context, o options, c Config, log *slog.Logger) 
 	return nil
 }
 
-// endDaemon kills the daemon that the bundle's pid file names, if it still runs: containerd has given it up.
+// leaveGrace is how long a daemon that was told to shut down may take. containerd calls delete at that moment, too.
+const leaveGrace = 1500 * time.Millisecond
+
+// endDaemon sees to it that the daemon that the bundle's pid file names is gone. One that has not been told to shut
+// down, or does not get through with it, is killed: containerd has given it up.
 func endDaemon(ctx context.Context, o options) error {
 	data, err := os.ReadFile(filepath.Join(o.bundle, pidFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -92,6 +96,11 @@ func endDaemon(ctx context.Context, o options) error {
 	if !isDaemon(pid, o.id) {
 		return nil
 	}
+	grace, cancel := context.WithTimeout(ctx, leaveGrace)
+	defer cancel()
+	if awaitEnd(grace, fd) == nil {
+		return nil
+	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill the shim: %w", err)
 	}
@@ -113,7 +122,7 @@ func awaitEnd(ctx context.Context, fd int) error {
 	for {
 		wait := int(time.Until(deadline).Milliseconds())
 		if wait <= 0 {
-			return errors.New("the shim does not end though it was killed")
+			return errors.New("the shim does not end")
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait)
 		if err != nil && !errors.Is(err, unix.EINTR) {

@@ -80,6 +80,22 @@ func TestDeleteEndsAShimThatContainerdHasGivenUp(t *testing.T) {
 	}
 }
 
+// containerd asks for the shutdown, closes its connection, and calls delete because the connection is closed.
+func TestDeleteLetsAShimFinishItsShutdown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.env = append(r.env, closeTakes+"=300ms")
+	d := r.start("c1", "")
+	if _, err := d.client.Shutdown(r.Context(), &taskapi.ShutdownRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	r.delete(d.bundle, "c1")
+	if !r.noted("closed") {
+		t.Error("the shim was killed on its way out")
+	}
+	r.events.await(1)
+}
+
 // isZombie tells whether nothing is left of a process but its entry, which its parent, here some init, is to take.
 func isZombie(t *testing.T, pid int) bool {
 	t.Helper()

@@ -25,7 +25,7 @@ func daemonLog(o options) *slog.Logger {
 		// The Go runtime writes to stderr when it crashes, and so does ttrpc's own log, in the same form as this one.
 		_ = unix.Dup3(w.fd, int(os.Stderr.Fd()), 0)
 	}
-	return newLogger(w, o.debug).With("runtime", filepath.Base(os.Args[0]), "id", o.id, "namespace", o.namespace)
+	return newLogger(w, o.debug).With("runtime", filepath.Base(os.Args[0]), "sandbox", o.id)
 }
 
 // newLogger writes containerd's kind of lines: time="…" level=info msg="…" key=value.

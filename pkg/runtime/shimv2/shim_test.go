@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
@@ -22,6 +23,7 @@ const (
 	asShim     = "SHIMV2_TEST_AS_SHIM"
 	notesIn    = "SHIMV2_TEST_NOTES"       // folder where calls of the inner side leave files
 	serveFails = "SHIMV2_TEST_SERVE_FAILS" // the text of the error
+	closeTakes = "SHIMV2_TEST_CLOSE_TAKES" // a duration
 )
 
 func TestMain(m *testing.M) {
@@ -77,6 +79,9 @@ func (s *testService) Interceptor() ttrpc.UnaryServerInterceptor {
 }
 
 func (s *testService) Close(context.Context) error {
+	if takes, err := time.ParseDuration(os.Getenv(closeTakes)); err == nil {
+		time.Sleep(takes)
+	}
 	note("closed", "")
 	s.d.Events.Publish("/tasks/exit", &events.TaskExit{ContainerID: s.d.ID})
 	return nil

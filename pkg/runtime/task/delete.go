@@ -74,6 +74,9 @@ func (s *Service) remove(ctx context.Context, c *container) error {
 	defer cancel()
 
 	err := c.pod.RemoveContainer(ctx, c.id)
+	if err != nil && c.kind == PodContainer && c.pod.dying(ctx) {
+		err = c.pod.RemoveContainer(ctx, c.id) // without a guest there is less to do
+	}
 	if c.kind != PodContainer {
 		// The end of the machine takes the container along, whatever the guest had to say about it.
 		if err != nil {

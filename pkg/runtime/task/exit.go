@@ -63,7 +63,7 @@ func (s *Service) reap(c *container, p *process) Exit {
 	switch {
 	case err == nil:
 		p.log.Info("process exited", "status", exit.Status)
-	case c.pod.alive.Err() != nil:
+	case c.pod.dying(context.Background()):
 		exit.Status = statusKilled
 		p.log.Warn("process is gone with its machine", "status", exit.Status, "reason", context.Cause(c.pod.alive))
 	default:

@@ -43,8 +43,13 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 func (s *Service) signal(ctx context.Context, c *container, p *process, signal syscall.Signal, all bool) error {
 	err := c.pod.Signal(ctx, c.id, p.exec, signal, all)
 	if err != nil {
-		if _, ended := p.exit(); ended || c.pod.alive.Err() != nil {
+		select {
+		case <-p.exited:
 			return nil // it was ending just then, which is what a signal is for
+		case <-c.pod.alive.Done():
+			return nil
+		case <-time.After(dyingGrace):
+		case <-ctx.Done():
 		}
 		return err
 	}

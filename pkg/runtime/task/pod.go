@@ -11,6 +11,9 @@ import (
 // stopTimeout bounds the end of a machine. The sandbox kills what does not stop by itself long before.
 const stopTimeout = time.Minute
 
+// dyingGrace is how long the end of a machine may take to be noticed after that of the connection to its agent.
+const dyingGrace = 2 * time.Second
+
 // errStopped is why a machine is gone that was asked to go.
 var errStopped = errors.New("the machine was stopped")
 
@@ -60,4 +63,15 @@ func (p *pod) stop(ctx context.Context) error {
 	}
 	p.stopped = true
 	return nil
+}
+
+// dying tells, of a call to the guest that has failed, whether it did so because the machine is on its way out.
+func (p *pod) dying(ctx context.Context) bool {
+	select {
+	case <-p.alive.Done():
+		return true
+	case <-time.After(dyingGrace):
+	case <-ctx.Done():
+	}
+	return p.alive.Err() != nil
 }

@@ -261,6 +261,42 @@ func TestWhenTheMachineDiesEverythingInItIsReportedKilled(t *testing.T) {
 	}
 }
 
+// The connections to a dying machine break one by one, and the news of its death comes last.
+func TestCallsThatFailWhileTheMachineDiesAreTakenForItsDeath(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.run(spec{id: "pod", args: forever(), annotations: asPod()})
+	r.run(spec{id: "c1", args: forever(), annotations: inPod("pod")})
+	r.run(spec{id: "c2", args: sh("exit 0"), annotations: inPod("pod")})
+	r.wait("c2", "")
+
+	failing := func(context.Context, string) error {
+		select {
+		case <-r.sandbox.done:
+			return nil
+		default:
+			return errInjected
+		}
+	}
+	r.sandbox.hooks.signal, r.sandbox.hooks.remove = failing, failing
+	killed, deleted := make(chan error, 1), make(chan error, 1)
+	go func() { killed <- r.kill("c1", "", syscall.SIGKILL) }()
+	go func() { _, err := r.delete("c2", ""); deleted <- err }()
+	time.AfterFunc(100*time.Millisecond, func() { r.sandbox.die(errors.New("gone")) })
+	wantCode(t, <-killed, codes.OK)
+	wantCode(t, <-deleted, codes.OK)
+}
+
+func TestAnExitStatusThatTheDyingMachineTookAlongIs137(t *testing.T) {
+	t.Parallel()
+	waiting := make(chan struct{})
+	r := newRig(t, hooks{wait: func(context.Context, string) error { close(waiting); return errInjected }})
+	r.run(spec{id: "c1", args: sh("exit 0")})
+	<-waiting
+	r.sandbox.die(errors.New("gone"))
+	wantEqual(t, "exit status", r.wait("c1", ""), 137)
+}
+
 func TestAMachineThatDiesWhileItsOutputHangsDoesNotHoldUpTheExit(t *testing.T) {
 	t.Parallel()
 	// The guest's side of a stream may never end: here a grandchild that outlives the machine holds it.
