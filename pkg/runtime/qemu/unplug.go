@@ -79,7 +79,7 @@ func (m *Machine) takeBack(ctx context.Context, client *qmp.Client, d *disk) err
 		d.backing.close()
 	}
 	if d.hasNode {
-		if err := client.Run(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil); err != nil {
+		if err := deleteNode(ctx, client, d.node()); err != nil {
 			return err
 		}
 		d.hasNode = false
@@ -91,4 +91,22 @@ func (m *Machine) takeBack(ctx context.Context, client *qmp.Client, d *disk) err
 		d.hasFD = false
 	}
 	return nil
+}
+
+// deleteNode removes a block node from QEMU. A device that has just gone may hold its node for some more
+// milliseconds: QEMU reports it deleted before it has taken it apart.
+func deleteNode(ctx context.Context, client *qmp.Client, node string) error {
+	const pause = time.Millisecond
+	for {
+		err := client.Run(ctx, "blockdev-del", map[string]any{"node-name": node}, nil)
+		var refusal *qmp.CommandError
+		if !errors.As(err, &refusal) || !strings.HasSuffix(refusal.Description, "is in use") {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
 }
