@@ -48,6 +48,7 @@ func (l *Lab) survey() ([]string, error) {
 		line := commandLine(pid)
 		left = append(left, fmt.Sprintf("process %d: %.*s", pid, enough, line))
 	}
+	// Mounts in other namespaces end with the last process there, and every process is looked for above.
 	now, err := readMounts(l.ns.init.Process.Pid)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ package crash
 import (
 	"context"
 	"errors"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,19 +28,11 @@ func (l testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// kill ends, as a crash does, every process of the lab whose command line has all of the words, and returns when they are gone.
+// kill ends, as a crash does, every process of the lab whose command line has all of the words, and returns when they
+// are gone.
 func kill(ctx context.Context, n *kubelet.Node, words ...string) error {
-	pids, err := n.Lab.Find(words...)
-	if err != nil {
+	if err := signal(n, syscall.SIGKILL, words...); err != nil {
 		return err
-	}
-	if len(pids) == 0 {
-		return errors.New("no process to kill: " + strings.Join(words, " "))
-	}
-	for _, pid := range pids {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return err
-		}
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -52,6 +46,23 @@ func kill(ctx context.Context, n *kubelet.Node, words ...string) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// signal sends sig to every process of the lab whose command line has all of the words.
+func signal(n *kubelet.Node, sig syscall.Signal, words ...string) error {
+	pids, err := n.Lab.Find(words...)
+	if err != nil {
+		return err
+	}
+	if len(pids) == 0 {
+		return errors.New("no such process: " + strings.Join(words, " "))
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Before each step the driver is killed and started again. Nothing may notice.
@@ -199,6 +210,63 @@ func TestExpansionsSucceedWhenTheDriverIsKilledInThem(t *testing.T) {
 	must(t, v.Unpublish(t.Context(), "pod"))
 	must(t, v.Unstage(t.Context()))
 	must(t, v.Delete(t.Context()))
+}
+
+// A guest that never answers again: the machine is stopped where it stands, and the pod deleted. It must be killed
+// within bounded time, with nothing left, and the next pod must have the volume.
+func TestAPodWhoseGuestNeverAnswersIsRemoved(t *testing.T) {
+	for _, flavour := range lab.Flavours {
+		t.Run("containerd "+string(flavour), func(t *testing.T) {
+			report, err := demo.Run(t.Context(), demo.Options{
+				Node: artifacts.NodeOptions(flavour),
+				Out:  testLog{t},
+				Before: func(_ context.Context, step string, n *kubelet.Node) error {
+					if step != demo.StepDeletePod {
+						return nil
+					}
+					return signal(n, syscall.SIGSTOP, "qemu-system-x86_64")
+				},
+			})
+			if err != nil {
+				t.Errorf("the demo has not gone on: %v", err)
+			}
+			if len(report.Leftovers) > 0 {
+				t.Errorf("left over:\n%s", strings.Join(report.Leftovers, "\n"))
+			}
+		})
+	}
+}
+
+// What all other tests rely on: the search finds every part of a pod that is not taken away.
+func TestTheSearchFindsAPodThatIsNotTakenAway(t *testing.T) {
+	n, err := kubelet.Open(t.Context(), artifacts.NodeOptions(lab.Debian))
+	must(t, err)
+	v := n.Volume("pvc-crash", 1<<30, "ext4")
+	must(t, v.Create(t.Context()))
+	must(t, v.Stage(t.Context()))
+	must(t, v.Publish(t.Context(), "pod"))
+	pod, err := n.Lab.RunPod(t.Context(), lab.PodSpec{Name: "pod", Handler: kubelet.Handler, UID: "pod"})
+	must(t, err)
+	_, err = pod.Run(t.Context(), lab.ContainerSpec{
+		Name: "app", Command: []string{"sleep", "infinity"},
+		Mounts: []lab.Mount{{HostPath: v.TargetPath("pod"), ContainerPath: "/data"}},
+	})
+	must(t, err)
+	left, err := n.Close(t.Context())
+	must(t, err)
+	for _, want := range []string{
+		"process .*qemu-system-x86_64", "process .*virtiofsd", "process .*containerd-shim-katadirect-v2",
+		"mount: shm on .*" + pod.ID, "mount: nsfs on /run/netns/cni-", "containerd task: .*" + pod.ID,
+		"file: /run/kata-containers/shared/direct-volumes/.*/mountInfo.json",
+		"file: /run/kata-containers/shared/direct-volumes/.*/" + pod.ID,
+		"socket: /run/vc/sbs/" + pod.ID + "/shim-monitor.sock", "file: /run/vc/sbs/" + pod.ID + "/lease",
+		"socket: /run/vc/vm/" + pod.ID, "file: .*/pool/.*/disk.img", "file: .*/csi/staged/", "/run/lab-ipam/",
+	} {
+		pattern := regexp.MustCompile(want)
+		if !slices.ContainsFunc(left, pattern.MatchString) {
+			t.Errorf("the search has not found %q in\n%s", want, strings.Join(left, "\n"))
+		}
+	}
 }
 
 func must(t *testing.T, err error) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,19 +111,47 @@ func (p *process) traces(t *testing.T) []string {
 
 func TestCtrlCAtAnyStepLeavesNothing(t *testing.T) {
 	for _, step := range demo.Steps {
-		t.Run(step, func(t *testing.T) {
-			p := start(t, shortDir(t))
-			if !p.until(step) {
-				t.Fatalf("the demo has not come to that step:\n%s", strings.Join(p.said, "\n"))
-			}
-			err := p.signal(syscall.SIGINT)
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 130 {
-				t.Errorf("the demo ended with %v, want code 130\n%s", err, strings.Join(p.said, "\n"))
-			}
-			if left := p.traces(t); len(left) > 0 {
-				t.Errorf("left over:\n%s\nthe demo said:\n%s", strings.Join(left, "\n"), strings.Join(p.said, "\n"))
-			}
+		t.Run(step, func(t *testing.T) { interrupt(t, step, 0) })
+	}
+}
+
+// interrupt sends Ctrl-C to a demo some time after a step has begun, and looks for what it leaves.
+func interrupt(t *testing.T, step string, after time.Duration) {
+	t.Helper()
+	p := start(t, shortDir(t))
+	if !p.until(step) {
+		t.Fatalf("the demo has not come to that step:\n%s", strings.Join(p.said, "\n"))
+	}
+	time.Sleep(after) // the instant is what is varied here
+	err := p.signal(syscall.SIGINT)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 130 {
+		t.Errorf("the demo ended with %v, want code 130\n%s", err, strings.Join(p.said, "\n"))
+	}
+	if left := p.traces(t); len(left) > 0 {
+		t.Errorf("left over:\n%s\nthe demo said:\n%s", strings.Join(left, "\n"), strings.Join(p.said, "\n"))
+	}
+}
+
+// Steps that take longest are interrupted in their middle too: while the machine boots, while the volume is plugged.
+func TestCtrlCInTheMiddleOfALongStepLeavesNothing(t *testing.T) {
+	for _, tc := range []struct {
+		step  string
+		after time.Duration
+	}{
+		{demo.StepStart, 100 * time.Millisecond},
+		{demo.StepRunPod, 300 * time.Millisecond},
+		{demo.StepRunPod, time.Second},
+		{demo.StepRunPod, 2 * time.Second},
+		{demo.StepRunContainer, 50 * time.Millisecond},
+		{demo.StepRunContainer, 200 * time.Millisecond},
+		{demo.StepRunContainer, 500 * time.Millisecond},
+		{demo.StepExpand, 20 * time.Millisecond},
+		{demo.StepDeletePod, 200 * time.Millisecond},
+		{demo.StepSecondPod, 2500 * time.Millisecond},
+	} {
+		t.Run(fmt.Sprintf("%s, %s later", tc.step, tc.after), func(t *testing.T) {
+			interrupt(t, tc.step, tc.after)
 		})
 	}
 }

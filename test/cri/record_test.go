@@ -39,29 +39,32 @@ func TestAContainerWithABadRecordFailsAndNothingIsShared(t *testing.T) {
 	if err := os.Truncate(newFile(t, filepath.Join(n.Lab.Dir, "disk")), 64<<20); err != nil {
 		t.Fatal(err)
 	}
-	for name, spoil := range map[string]func(t *testing.T, file string){
-		"torn":              content(good[:len(good)/2]),
-		"empty":             content(nil),
-		"not JSON":          content([]byte("device=/dev/sda\n")),
-		"huge":              content(append(good, bytes.Repeat([]byte(" "), 1<<20)...)),
-		"missing":           func(t *testing.T, file string) { must(t, os.Remove(file)) },
-		"of another user":   func(t *testing.T, file string) { must(t, os.Chown(file, 1000, 1000)) },
-		"anyone may write":  func(t *testing.T, file string) { must(t, os.Chmod(file, 0o666)) },
-		"device is gone":    content(device("/dev/no-such-disk")),
-		"device a folder":   content(device("/etc")),
-		"device relative":   content(device("disk")),
-		"device a pipe":     content(device("/proc/self/fd/0")),
-		"option bind":       content(bytes.Replace(good, []byte("[]"), []byte(`["bind"]`), 1)),
-		"unknown file type": content(bytes.Replace(good, []byte("ext4"), []byte("../ext4"), 1)),
+	for _, tc := range []struct {
+		name, reason string
+		spoil        func(t *testing.T, file string)
+	}{
+		{"torn", `unexpected EOF`, content(good[:len(good)/2])},
+		{"empty", `it is empty`, content(nil)},
+		{"not JSON", `not a JSON object`, content([]byte("device=/dev/sda\n"))},
+		{"huge", `larger than 64 KiB`, content(append(good, bytes.Repeat([]byte(" "), 1<<20)...))},
+		{"missing", `holds no mountInfo.json`, func(t *testing.T, file string) { must(t, os.Remove(file)) }},
+		{"of another user", `belongs to user 1000`, func(t *testing.T, file string) { must(t, os.Chown(file, 1000, 1000)) }},
+		{"anyone may write", `mode 0666`, func(t *testing.T, file string) { must(t, os.Chmod(file, 0o666)) }},
+		{"device is gone", `no such file or directory`, content(device("/dev/no-such-disk"))},
+		{"device a folder", `/etc is neither`, content(device("/etc"))},
+		{"device relative", `not an absolute path`, content(device("disk"))},
+		{"device a pipe", `neither a block device nor a regular file`, content(device("/proc/self/fd/0"))},
+		{"option bind", `option "bind"`, content(bytes.Replace(good, []byte("[]"), []byte(`["bind"]`), 1))},
+		{"unknown file type", `fstype "../ext4"`, content(bytes.Replace(good, []byte("ext4"), []byte("../ext4"), 1))},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			target := fakeTarget(t, n, uuid.NewString())
 			record := directvolume.Record{
 				VolumeType: directvolume.VolumeTypeDirect, Device: filepath.Join(n.Lab.Dir, "disk"), FSType: "ext4",
 			}
 			must(t, n.Records().Add(t.Context(), target, record))
 			folder := filepath.Join(n.Records().Root(), directvolume.EncodeKey(target))
-			spoil(t, filepath.Join(folder, "mountInfo.json"))
+			tc.spoil(t, filepath.Join(folder, "mountInfo.json"))
 			_, err := pod.Run(t.Context(), lab.ContainerSpec{
 				Name: "app", Command: []string{"sh", "-c", "ls /data; " + idle},
 				Mounts: []lab.Mount{{HostPath: target, ContainerPath: "/data"}},
@@ -69,7 +72,9 @@ func TestAContainerWithABadRecordFailsAndNothingIsShared(t *testing.T) {
 			if err == nil {
 				t.Fatal("the container runs")
 			}
-			t.Logf("refused: %v", err)
+			if !strings.Contains(err.Error(), tc.reason) {
+				t.Errorf("the reason given is %q, want one with %q", err, tc.reason)
+			}
 			mounts, err := n.Lab.MountsOf(filepath.Join(n.Lab.Dir, "disk"), target)
 			if err != nil || len(mounts) > 0 {
 				t.Errorf("the folder is shared: %s, %v", strings.Join(mounts, "; "), err)
