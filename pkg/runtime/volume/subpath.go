@@ -25,7 +25,8 @@ func (s *Set) refuseInside(ctx context.Context, source string) error {
 		return err
 	}
 	for _, origin := range origins {
-		for dir := filepath.Dir(origin); dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		// The origin itself first: with subPath "." kubelet binds the volume's whole folder to another place.
+		for dir := origin; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
 			_, err := s.Records.Get(ctx, dir)
 			if errors.Is(err, directvolume.ErrNotFound) {
 				continue
@@ -36,20 +37,21 @@ func (s *Set) refuseInside(ctx context.Context, source string) error {
 	return nil
 }
 
-// originsOf returns the paths that source may be another name of: itself, and if something is mounted there, where on
-// the host that something is too.
+// originsOf returns the paths that source may be another name of: itself, where a symbolic link leads, and if something
+// is mounted there, where on the host that something is too.
 func originsOf(source string) ([]string, error) {
-	origins := []string{filepath.Clean(source)}
+	at := filepath.Clean(source)
+	origins := []string{at}
+	if real, err := filepath.EvalSymlinks(source); err == nil && real != at {
+		at = real
+		origins = append(origins, at)
+	}
 	if !mounted(source) {
 		return origins, nil
 	}
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("look for the origin of %s: %w", source, err)
-	}
-	at := filepath.Clean(source)
-	if real, err := filepath.EvalSymlinks(source); err == nil {
-		at = real
 	}
 	for _, m := range mounts {
 		if m.Mountpoint != at {

@@ -16,12 +16,16 @@ func TestAPartOfAVolumesFolderIsNeverTakenForAnOrdinaryOne(t *testing.T) {
 	path := h.record("v", nil)
 	ordinary := filepath.Join(h.dir, "ordinary")
 	part, bound, other := filepath.Join(path, "a", "b"), filepath.Join(h.dir, "bound"), filepath.Join(h.dir, "other")
-	for _, dir := range []string{part, bound, other, ordinary} {
+	whole, link := filepath.Join(h.dir, "whole"), filepath.Join(h.dir, "link")
+	if err := os.Symlink(part, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{part, bound, whole, other, ordinary} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for target, source := range map[string]string{bound: part, other: ordinary} { // as kubelet binds a subPath
+	for target, source := range map[string]string{bound: part, whole: path, other: ordinary} { // as kubelet binds a subPath
 		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -34,6 +38,8 @@ func TestAPartOfAVolumesFolderIsNeverTakenForAnOrdinaryOne(t *testing.T) {
 		{"a folder in it", part, ErrSubPath},
 		{"one that is not there yet", filepath.Join(path, "none"), ErrSubPath},
 		{"a folder of it that is bound elsewhere", bound, ErrSubPath},
+		{"all of it that is bound elsewhere", whole, ErrSubPath},
+		{"a link into it", link, ErrSubPath},
 		{"an ordinary folder that is bound", other, directvolume.ErrNotFound},
 		{"the folder above", filepath.Dir(path), directvolume.ErrNotFound},
 		{"a neighbour with a longer name", path + "2", directvolume.ErrNotFound},
