@@ -29,6 +29,7 @@ type machine struct {
 	failPlug  bool // after having plugged it in, like a call that was cut short
 	failUnplg bool
 	failSize  error
+	onResize  func() // called before the disk has its new size
 }
 
 func (m *machine) PlugDisk(ctx context.Context, d vm.Disk) (vm.DiskAddress, error) {
@@ -54,6 +55,9 @@ func (m *machine) UnplugDisk(_ context.Context, id string) error {
 func (m *machine) ResizeDisk(_ context.Context, id string, sizeBytes int64) error {
 	if m.failSize != nil {
 		return m.failSize
+	}
+	if m.onResize != nil {
+		m.onResize()
 	}
 	if sizeBytes < m.sizes[id] {
 		return vm.ErrShrink

@@ -57,7 +57,8 @@ func (s *Set) resize(ctx context.Context, d *disk, sizeBytes uint64) error {
 	if err := s.Disks.ResizeDisk(ctx, d.id, int64(sizeBytes)); err != nil {
 		return err
 	}
-	if !inUse {
+	// Looked at again: a container that came meanwhile may have had it mounted before the disk grew.
+	if !inUse && !s.inUse(d) {
 		return nil // the agent grows it when it mounts it
 	}
 	_, err := s.Agent.ResizeVolume(ctx, &agentproto.ResizeVolumeRequest{VolumeGuestPath: d.guestPath, Size: sizeBytes})

@@ -53,6 +53,24 @@ func TestAVolumeBetweenTwoContainersGrowsItsDiskOnly(t *testing.T) {
 	}
 }
 
+func TestAContainerThatMountsTheVolumeWhileItsDiskGrowsGetsTheNewSize(t *testing.T) {
+	h := newHost(t)
+	path := h.record("v", nil)
+	h.attach("c1", path)
+	h.set.Expose("c1")
+	h.detach("c1")
+	h.machine.onResize = func() { // the guest mounts it in the old size
+		h.attach("c2", path)
+		h.set.Expose("c2")
+	}
+	if err := h.set.Resize(t.Context(), h.device("v"), 2<<30); err != nil {
+		t.Fatal(err)
+	}
+	if len(h.guest.resized) != 1 {
+		t.Error("success was reported, and nobody grows the file system")
+	}
+}
+
 func TestResizeThatCannotBeDoneSaysWhy(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
