@@ -13,7 +13,7 @@ fi
 
 fail() { echo "$*" >&2; exit 1; }
 command -v dpkg-query apt-get >/dev/null || fail "Debian's package manager is missing: this runs on Debian 12 or a relative of it."
-command -v go >/dev/null || fail "Go is missing: install Go 1.26 or later (https://go.dev/dl) and put it in PATH."
+command -v go >/dev/null || fail "Go is missing: install Go 1.26 or later and put it in PATH."
 
 missing=
 for p in $packages; do
