@@ -1,6 +1,7 @@
 package filesystem
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -54,7 +55,7 @@ func isMarked(r io.ReaderAt, size int64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return string(block) == string(mark(size)), nil
+	return bytes.HasPrefix(block, []byte(markMagic)) && bytes.Equal(block, mark(size)), nil
 }
 
 // setMark writes the mark and flushes it.

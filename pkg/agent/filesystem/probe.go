@@ -17,6 +17,9 @@ type Content struct {
 	// Unfinished is true where a format begun by this package did not come to
 	// its end. No file system on the device was ever in use.
 	Unfinished bool
+	// SizeBytes is how much of the device the file system takes, where its
+	// type is ext or xfs; 0 otherwise.
+	SizeBytes uint64
 }
 
 const unknownData = "unknown data"
@@ -35,6 +38,8 @@ const (
 	// headLength covers every primary signature, LVM's and RAID's metadata,
 	// ZFS' first two labels, and LUKS' second header in its farthest place.
 	headLength = 4*mib + 64*kib
+	// firstLength covers ext's and xfs' superblocks.
+	firstLength = 4 * kib
 	// quickLength is what identify looks at, short of VMFS.
 	quickLength = 256 * kib
 	// tailLength covers GPT's second table, the older RAID formats, ZFS' last
@@ -98,17 +103,25 @@ func probe(r io.ReaderAt, size int64) (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	head, err := readArea(r, area{0, min(quickLength, size)})
-	if err != nil {
-		return Content{}, err
+	// Nearly every device that is looked at is a volume of ours on its second
+	// use, and says so in its first page.
+	for _, length := range []int64{firstLength, quickLength} {
+		head, err := readArea(r, area{0, min(length, size)})
+		if err != nil {
+			return Content{}, err
+		}
+		content := Content{Kind: identify(head)}
+		content.SizeBytes = fileSystemSize(content.Kind, head)
+		if content.SizeBytes == 0 && length < quickLength {
+			continue
+		}
+		content.Unfinished = marked && neverUsed(content.Kind, head)
+		if content.Kind != "" || content.Unfinished {
+			return content, nil
+		}
 	}
-	content := Content{Kind: identify(head)}
-	content.Unfinished = marked && neverUsed(content.Kind, head)
-	if content.Kind != "" || content.Unfinished {
-		return content, nil
-	}
-	content.Kind, err = searchAreas(r, size)
-	return content, err
+	kind, err := searchAreas(r, size)
+	return Content{Kind: kind}, err
 }
 
 // searchAreas reads every signature area in full, and names what is in them;

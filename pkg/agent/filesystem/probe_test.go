@@ -181,8 +181,10 @@ func FuzzIdentify(f *testing.F) {
 	f.Add(make([]byte, 2048))
 	f.Add([]byte(strings.Repeat("\x0c\xb1\xba\x00", 64*kib)))
 	f.Fuzz(func(t *testing.T, head []byte) {
-		if kind := identify(head); kind != "" && allZero(head) {
+		kind := identify(head)
+		if kind != "" && allZero(head) {
 			t.Errorf("zeros were taken for %q", kind)
 		}
+		fileSystemSize(kind, head)
 	})
 }

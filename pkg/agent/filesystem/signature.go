@@ -3,6 +3,7 @@ package filesystem
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 )
 
 // signature is a sign of what a device holds, at a fixed place.
@@ -107,6 +108,8 @@ const (
 	extSuperblockSize = 1024
 
 	extMountTime       = 0x2c
+	extBlocksLow       = 0x04
+	extLogBlockSize    = 0x18 // of 1 KiB
 	extMountCount      = 0x34
 	extMaxMountCount   = 0x36
 	extMagic           = 0x38
@@ -115,6 +118,7 @@ const (
 	extCheckInterval   = 0x44
 	extFeatureCompat   = 0x5c
 	extFeatureIncompat = 0x60
+	extBlocksHigh      = 0x150
 
 	extStateClean  = 0x1
 	extStateErrors = 0x2
@@ -123,11 +127,12 @@ const (
 	extIncompatRecover    = 0x4
 	extIncompatJournalDev = 0x8
 	extIncompatExtents    = 0x40
+	extIncompat64Bit      = 0x80
 )
 
 // identifyExt tells ext2, ext3 and ext4 apart by the features that made them.
 func identifyExt(head []byte) string {
-	if !has(head, extSuperblock+extMagic, "\x53\xef") {
+	if len(head) < extSuperblock+extSuperblockSize || !has(head, extSuperblock+extMagic, "\x53\xef") {
 		return ""
 	}
 	super := head[extSuperblock:]
@@ -141,6 +146,40 @@ func identifyExt(head []byte) string {
 		return "ext3"
 	}
 	return "ext2"
+}
+
+// The xfs superblock's fields, which are big-endian.
+const (
+	xfsBlockSize = 0x04
+	xfsBlocks    = 0x08
+)
+
+// fileSystemSize is what the superblock of an ext or xfs says of its size in
+// bytes, 0 for other types and for nonsense.
+func fileSystemSize(kind string, head []byte) uint64 {
+	switch kind {
+	case "ext2", "ext3", "ext4":
+		super := head[extSuperblock:]
+		blocks := uint64(binary.LittleEndian.Uint32(super[extBlocksLow:]))
+		if binary.LittleEndian.Uint32(super[extFeatureIncompat:])&extIncompat64Bit != 0 {
+			blocks |= uint64(binary.LittleEndian.Uint32(super[extBlocksHigh:])) << 32
+		}
+		return checkedSize(blocks, 1<<10<<(binary.LittleEndian.Uint32(super[extLogBlockSize:])&0xf))
+	case "xfs":
+		if len(head) < xfsBlocks+8 {
+			return 0
+		}
+		return checkedSize(binary.BigEndian.Uint64(head[xfsBlocks:]), uint64(binary.BigEndian.Uint32(head[xfsBlockSize:])))
+	}
+	return 0
+}
+
+func checkedSize(blocks, blockSize uint64) uint64 {
+	high, low := bits.Mul64(blocks, blockSize)
+	if high != 0 {
+		return 0
+	}
+	return low
 }
 
 var zeros [64 << 10]byte

@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,11 +79,13 @@ func (l *Loader) Load(group string) error {
 }
 
 func (l *Loader) loadAll(group string) error {
+	begin := time.Now()
 	for _, path := range l.groups[group] {
 		if err := insert(path, ""); err != nil {
 			return fmt.Errorf("load kernel modules for %s: %w", group, err)
 		}
 	}
+	slog.Debug("kernel modules are loaded", "group", group, "took", time.Since(begin))
 	return nil
 }
 

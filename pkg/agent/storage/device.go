@@ -59,7 +59,8 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 	if err := m.Modules.Load(r.fstype); err != nil {
 		return nil, err
 	}
-	if err := m.prepare(ctx, r, disk); err != nil {
+	content, err := m.prepare(ctx, r, disk)
+	if err != nil {
 		return nil, err
 	}
 	if err := filesystem.Mount(disk.Node, r.mountPoint, r.fstype, r.mount); err != nil {
@@ -70,7 +71,7 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 
 	v := &Volume{disk: disk, fstype: r.fstype, mountPoint: r.mountPoint, readOnly: r.mount.ReadOnly()}
 	if r.growOnMount && !v.readOnly {
-		if err := v.growToDevice(); err != nil {
+		if err := v.growAfterMount(content); err != nil {
 			return nil, err
 		}
 	}
@@ -83,35 +84,35 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 }
 
 // prepare makes sure that the disk holds a sound file system of the type that
-// is wanted.
-func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) error {
+// is wanted, and returns what was on it before.
+func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (filesystem.Content, error) {
 	content, err := filesystem.Probe(disk.Node)
 	if err != nil {
-		return err
+		return content, err
 	}
 	locked, err := disk.ReadOnly()
 	if err != nil {
-		return err
+		return content, err
 	}
 	switch {
 	case content.Blank() || content.Unfinished:
 		if !r.formatIfBlank {
-			return fmt.Errorf("%s: %w", disk.Node, filesystem.ErrBlank)
+			return content, fmt.Errorf("%s: %w", disk.Node, filesystem.ErrBlank)
 		}
 		if locked {
-			return fmt.Errorf("format %s: %w", disk.Node, ErrReadOnly)
+			return content, fmt.Errorf("format %s: %w", disk.Node, ErrReadOnly)
 		}
-		return m.format(ctx, r, disk)
+		return content, m.format(ctx, r, disk)
 	case content.IsOther(r.fstype):
-		return fmt.Errorf("%w: %s holds: %s; wanted %s", filesystem.ErrOccupied, disk.Node, content.Kind, r.fstype)
+		return content, fmt.Errorf("%w: %s holds: %s; wanted %s", filesystem.ErrOccupied, disk.Node, content.Kind, r.fstype)
 	case locked || r.mount.ReadOnly():
-		return nil
+		return content, nil
 	}
 	repaired, err := filesystem.Checker{Tools: m.Tools}.Check(ctx, disk.Node, r.fstype)
 	if repaired != "" {
 		slog.Warn("the file system was repaired", "disk", disk.Node, "mount_point", r.mountPoint, "fsck", repaired)
 	}
-	return err
+	return content, err
 }
 
 func (m *Mounts) format(ctx context.Context, r request, disk device.Disk) error {

@@ -34,6 +34,27 @@ func (v *Volume) growToDevice() error {
 	return filesystem.Grow(v.mountPoint, v.fstype, size)
 }
 
+// growAfterMount grows the file system if there is something to grow into.
+// content is what was on the device before. Asking the kernel in vain would
+// cost a flush of the journal.
+func (v *Volume) growAfterMount(content filesystem.Content) error {
+	if content.Blank() || content.Unfinished {
+		return nil // it was made in the size of the device
+	}
+	size, err := v.disk.SizeBytes()
+	if err != nil {
+		return err
+	}
+	if content.SizeBytes > 0 && size < content.SizeBytes+leastGrowth {
+		return nil
+	}
+	return filesystem.Grow(v.mountPoint, v.fstype, size)
+}
+
+// leastGrowth is what a file system has to gain at least, in bytes: it cannot
+// use every last block of a device.
+const leastGrowth = 1 << 20
+
 // Resize waits until the device of the volume mounted at path has at least
 // sizeBytes, and grows its file system to all of the device. 0 takes the
 // device as it is. The volume stays in use all the while.
