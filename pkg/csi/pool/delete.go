@@ -15,6 +15,10 @@ func (p *Pool) Delete(_ context.Context, id string) error {
 	if err := ValidateID(id); err != nil {
 		return err
 	}
+	// What an earlier call could not remove: until it is gone the data is not deleted, and its name is taken.
+	if err := p.removeDeleted(id); err != nil {
+		return err
+	}
 	e, found := p.entry(id)
 	if !found {
 		return nil
@@ -27,12 +31,15 @@ func (p *Pool) Delete(_ context.Context, id string) error {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	p.forget(id)
-	if err := removeFolder(p.root, deletedPrefix+id); err != nil {
-		// Space stays accounted for until the next start, as it stays taken.
-		return fmt.Errorf("delete volume %s: its content is left in %s: %w", id, deletedPrefix+id, err)
-	}
 	if e.damage == nil { // nothing is promised to a damaged one
-		p.space.release(e.volume.SizeBytes)
+		p.space.release(e.volume.SizeBytes) // what cannot be removed is taken from the free space, and gets no more
+	}
+	return p.removeDeleted(id)
+}
+
+func (p *Pool) removeDeleted(id string) error {
+	if err := removeFolder(p.root, deletedPrefix+id); err != nil {
+		return fmt.Errorf("delete volume %s: its content is left in %s: %w", id, deletedPrefix+id, err)
 	}
 	return nil
 }
@@ -59,9 +66,12 @@ func (p *Pool) checkUnlocked(id string) error {
 		return err
 	}
 	defer f.close()
+	if _, err := f.imageSize(); err != nil {
+		return nil // damaged: there is no image that a machine could have open under this name
+	}
 	image, err := f.openImage(unix.O_RDWR)
 	if err != nil {
-		return nil // damaged: there is nothing a machine could have open under this name
+		return fmt.Errorf("look for locks: %w", err)
 	}
 	defer image.Close()
 	lock := unix.Flock_t{Type: unix.F_WRLCK} // the whole file

@@ -156,10 +156,55 @@ func TestDeleteKeepsWhatItDoesNotKnow(t *testing.T) {
 	p := open(t, dir)
 	v := create(t, p, "pvc", gib)
 	write(t, filepath.Join(dir, v.ID, "notes.txt"), "mine")
-	if err := p.Delete(t.Context(), v.ID); err == nil {
-		t.Error("delete says that everything is gone")
+	left := filepath.Join(dir, deletedPrefix+v.ID, "notes.txt")
+	for range 2 {
+		if err := p.Delete(t.Context(), v.ID); err == nil {
+			t.Error("delete says that everything is gone")
+		}
+		if !exists(t, left) {
+			t.Error("a file that the pool did not make is gone")
+		}
 	}
-	if !exists(t, filepath.Join(dir, deletedPrefix+v.ID, "notes.txt")) {
-		t.Error("a file that the pool did not make is gone")
+	if got := p.space.promised(); got != 0 {
+		t.Errorf("%d bytes are promised to a volume that is gone", got)
+	}
+	create(t, p, "pvc", gib) // the name is free, and what is left of the old one is in nobody's way
+	if err := os.Remove(left); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Delete(t.Context(), v.ID); err != nil {
+		t.Error(err)
+	}
+	if got := entries(t, dir); len(got) != 0 {
+		t.Errorf("the pool holds %v", got)
+	}
+}
+
+// An image that cannot be asked for locks may be a machine's disk.
+func TestDeleteRefusesWhatItCannotAsk(t *testing.T) {
+	p := open(t, t.TempDir())
+	v := create(t, p, "pvc", gib)
+	writeImage(t, v, "data")
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	next, err := os.Open(os.DevNull) // the lowest free number
+	if err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: uint64(next.Fd()) + 1, Max: old.Max} // room for the folder, none for the image
+	if err := errors.Join(next.Close(), unix.Setrlimit(unix.RLIMIT_NOFILE, &few)); err != nil {
+		t.Fatal(err)
+	}
+	deleteErr := p.Delete(t.Context(), v.ID)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(deleteErr, unix.EMFILE) {
+		t.Errorf("delete: %v, want %v", deleteErr, unix.EMFILE)
+	}
+	if got := readImage(t, v, 4); got != "data" {
+		t.Errorf("the image holds %q", got)
 	}
 }
