@@ -130,8 +130,11 @@ func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeReques
 
 // checkUnused refuses while the volume is staged, recorded or claimed.
 func (c *controller) checkUnused(ctx context.Context, id string) error {
-	if s, err := c.staged.Get(ctx, id); err == nil {
+	switch s, err := c.staged.Get(ctx, id); {
+	case err == nil:
 		return failf(ErrInUse, "volume %s is staged at %s; it can be deleted when no pod on this node uses it", id, s.StagingPath)
+	case !errors.Is(err, stage.ErrNotStaged):
+		return err // it may be
 	}
 	v, _ := c.pool.Get(ctx, id)
 	v.ID = id // of a damaged or unknown volume this is all there is

@@ -1,6 +1,8 @@
 package csi
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -207,15 +209,30 @@ func TestUnpublishNeverDeletesData(t *testing.T) {
 	}{
 		"data in the folder": {func(t *testing.T, target string) { writeFile(t, filepath.Join(target, "data"), "mine") }, "not empty"},
 		"a mount":            {mountTmpfs, "mounted"},
+		"data deep in it": {func(t *testing.T, target string) {
+			must(t, os.MkdirAll(filepath.Join(target, "a", "b"), 0o750))
+			must(t, os.Mkdir(filepath.Join(target, "c"), 0o750))
+			writeFile(t, filepath.Join(target, "a", "b", "data"), "mine")
+		}, "not empty"},
+		"a link in it": {func(t *testing.T, target string) {
+			must(t, os.Symlink(t.TempDir(), filepath.Join(target, "link")))
+		}, "not empty"},
+		"a mount in it": {func(t *testing.T, target string) {
+			must(t, os.MkdirAll(filepath.Join(target, "a"), 0o750))
+			mountTmpfs(t, filepath.Join(target, "a"))
+			must(t, os.Mkdir(filepath.Join(target, "a", "theirs"), 0o750))
+		}, "not empty"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			v, target := h.published("pvc")
 			test.plant(t, target)
+			before := treeOf(t, target)
 			refused(t, v.unpublish(target), codes.FailedPrecondition, target, test.word)
-			if _, err := os.Lstat(target); err != nil {
-				t.Errorf("the target path is gone: %v", err)
+			after := treeOf(t, target)
+			if !slices.Equal(before, after) {
+				t.Errorf("of %v there is only %v left", before, after)
 			}
 		})
 	}
@@ -230,6 +247,40 @@ func TestUnpublishNeverDeletesData(t *testing.T) {
 		must(t, os.Remove(filepath.Join(target, "data")))
 		must(t, v.unpublish(target))
 	})
+}
+
+func treeOf(t *testing.T, path string) (names []string) {
+	t.Helper()
+	must(t, filepath.WalkDir(path, func(name string, _ fs.DirEntry, err error) error {
+		names = append(names, name)
+		return err
+	}))
+	return names
+}
+
+// kubelet makes the folder of a subPath in the target path. The runtime refuses the container then, and the pod has to
+// be able to go.
+func TestUnpublishTakesTheEmptyFoldersOfASubPath(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("pvc")
+	must(t, os.MkdirAll(filepath.Join(target, "a", "b"), 0o750))
+	must(t, os.Mkdir(filepath.Join(target, "c"), 0o750))
+	must(t, v.unpublish(target))
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target path is still there: %v", err)
+	}
+	must(t, v.unstage())
+	must(t, v.delete())
+}
+
+func TestDeleteRefusesWhenItCannotBeKnownWhetherTheVolumeIsStaged(t *testing.T) {
+	h := newHost(t)
+	v := h.create("pvc")
+	must(t, os.MkdirAll(h.path("state", "staged", v.id+".json"), 0o700))
+	refused(t, v.delete(), codes.Internal, v.id)
+	if _, err := os.Lstat(v.image()); err != nil {
+		t.Errorf("the image is gone: %v", err)
+	}
 }
 
 func TestUnpublishWaitsForTheSandboxToLetGo(t *testing.T) {

@@ -76,10 +76,14 @@ func checkTarget(path string) error {
 	return nil
 }
 
-// removeTarget removes the folder at the target path. It takes away one empty folder and nothing else: what is
+// removeTarget removes the folder at the target path, and folders in it that hold nothing: kubelet makes them for a
+// subPath before the runtime refuses that, and the pod could never be deleted. It takes away nothing else: what is
 // mounted there, or was written there by a pod without a machine, is somebody's data.
 func removeTarget(path string) error {
 	err := unix.Rmdir(path)
+	if errors.Is(err, unix.ENOTEMPTY) && removeEmptyFolders(path) == nil {
+		err = unix.Rmdir(path)
+	}
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):
 		return nil
@@ -92,4 +96,59 @@ func removeTarget(path string) error {
 		return failf(ErrState, "the target path %s is not a folder; this driver has not made it and leaves it", path)
 	}
 	return fmt.Errorf("remove the target path: %w", &fs.PathError{Op: "rmdir", Path: path, Err: err})
+}
+
+var errNotEmpty = errors.New("it holds more than empty folders")
+
+// maxEmptyFolders is far more than the subPaths of a pod make.
+const maxEmptyFolders = 1000
+
+// removeEmptyFolders empties path if there are only folders in it, however deep, and no mounts. Names are resolved
+// below path, and nothing but rmdir is used.
+func removeEmptyFolders(path string) error {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var folders []string
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		if folders = append(folders, name); len(folders) > maxEmptyFolders || !entry.IsDir() {
+			return errNotEmpty
+		}
+		return checkNoMount(root, name)
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Backward(folders) { // a folder comes before what is in it
+		parent, err := root.Open(filepath.Dir(name))
+		if err != nil {
+			return err
+		}
+		err = unix.Unlinkat(int(parent.Fd()), filepath.Base(name), unix.AT_REMOVEDIR)
+		if err := errors.Join(err, parent.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkNoMount(root *os.Root, name string) error {
+	dir, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var stat unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_TYPE, &stat); err != nil {
+		return err
+	}
+	if stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return errNotEmpty
+	}
+	return nil
 }
