@@ -3,6 +3,7 @@ package qemu_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,17 @@ func TestAChannelIsFreeAgainAfterADialThatGaveUp(t *testing.T) {
 	}
 	if err := g.dial(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheChannelIsWhatTheHostHas(t *testing.T) {
+	g := newGuest(t, qemu.Config{Vsock: true})
+	want := "vserial://" + g.dir + "/agent.sock"
+	if _, err := os.Stat("/dev/vhost-vsock"); err == nil {
+		want = "vsock://"
+	}
+	if url := g.m.AgentURL(); !strings.HasPrefix(url, want) {
+		t.Errorf("URL %s, want %s", url, want)
 	}
 }
 

@@ -132,22 +132,39 @@ func TestStopIsCompleteAndMayBeRepeated(t *testing.T) {
 	if _, err := never.PlugDisk(t.Context(), vm.Disk{}); err == nil {
 		t.Error("a disk was plugged into nothing")
 	}
+	if _, err := bareImage(); err != nil { // not to be counted below
+		t.Fatal(err)
+	}
+	before := openFiles(t)
 	g := newGuest(t, qemu.Config{})
 	if err := g.m.Start(t.Context()); err == nil {
 		t.Error("a second Start succeeded")
 	}
+	g.plug(vm.Disk{ID: "x", Path: sparseFile(t, mib)})
 	for range 2 {
 		if err := g.stopAndLook(); err != nil {
 			t.Error(err)
 		}
 	}
 	awaitDone(t, g.m)
+	if after := openFiles(t); after != before {
+		t.Errorf("%d files are open, %d were before", after, before)
+	}
 	if err := g.m.Err(); err != nil {
 		t.Errorf("Err after Stop: %v", err)
 	}
 	if _, err := g.m.DialAgent(t.Context()); !errors.Is(err, vm.ErrGone) {
 		t.Errorf("DialAgent after Stop gave %v, want ErrGone", err)
 	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }
 
 func TestStopDoesNotWaitForAQEMUThatHangs(t *testing.T) {
