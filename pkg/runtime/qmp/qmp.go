@@ -88,7 +88,7 @@ func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return err
+		return reasonOf(err)
 	}
 	m, err := decode(line)
 	if err != nil {
