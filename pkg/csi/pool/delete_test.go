@@ -180,6 +180,23 @@ func TestDeleteKeepsWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+func TestDeleteSparesACopyByHardLink(t *testing.T) {
+	parent := t.TempDir()
+	p := open(t, filepath.Join(parent, "pool"))
+	v := create(t, p, "pvc", gib)
+	writeImage(t, v, "data")
+	copied := filepath.Join(parent, "copy.img")
+	if err := os.Link(v.ImagePath, copied); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Delete(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := readImage(t, Volume{ImagePath: copied}, 4); got != "data" {
+		t.Errorf("the copy holds %q", got)
+	}
+}
+
 // An image that cannot be asked for locks may be a machine's disk.
 func TestDeleteRefusesWhatItCannotAsk(t *testing.T) {
 	p := open(t, t.TempDir())

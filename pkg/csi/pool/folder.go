@@ -154,6 +154,7 @@ func removeFolder(root *os.File, name string) error {
 		return err
 	}
 	defer dir.Close()
+	freeImage(dir)
 	for _, file := range []string{imageName, metaName} {
 		if err := unix.Unlinkat(int(dir.Fd()), file, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return &os.PathError{Op: "unlink", Path: name + "/" + file, Err: err}
@@ -163,6 +164,21 @@ func removeFolder(root *os.File, name string) error {
 		return &os.PathError{Op: "rmdir", Path: name, Err: err}
 	}
 	return nil
+}
+
+// freeImage gives the image's space back at once. xfs takes its time with that when a file is unlinked, and the next
+// volume would find the pool full. An image that has another name too is somebody's copy and stays whole. Failing is
+// fine: the unlinking says what is wrong.
+func freeImage(dir *os.File) {
+	image, err := openBelow(dir, imageName, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer image.Close()
+	var stat unix.Stat_t
+	if unix.Fstat(int(image.Fd()), &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG && stat.Nlink == 1 {
+		_ = image.Truncate(0)
+	}
 }
 
 // isDeleted reports whether a name in the pool is that of a folder on its way out.
