@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
@@ -91,6 +92,23 @@ func TestAnOOMKillIsReported(t *testing.T) {
 	}
 	if got := r.sequence(); slices.Contains(got, "oom no such container") {
 		t.Errorf("events %q", got)
+	}
+}
+
+func TestAGuestThatInventsOOMKillsCannotFloodContainerd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	if _, err := r.client.Create(r.ctx, r.request(spec{id: "c1", args: forever()})); err != nil {
+		t.Fatal(err)
+	}
+	r.start("c1", "")
+	const reports = 5
+	begin := time.Now()
+	for range reports { // each is taken only when the guest is asked again
+		r.sandbox.oom <- "c1"
+	}
+	if took := time.Since(begin); took < (reports-1)*oomPause {
+		t.Errorf("%d reports were taken in %v", reports, took)
 	}
 }
 

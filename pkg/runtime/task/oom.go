@@ -8,20 +8,26 @@ import (
 	"github.com/containerd/containerd/api/events"
 )
 
-// oomRetry is the pause after a failed question, so that a guest that always fails costs next to nothing.
-const oomRetry = time.Second
+const (
+	// oomRetry is the pause after a failed question, so that a guest that always fails costs next to nothing.
+	oomRetry = time.Second
+	// oomPause is the pause after a report: a guest can invent as many kills as it likes, and each is an event that
+	// containerd hands to all who listen. The agent keeps what happens meanwhile.
+	oomPause = 100 * time.Millisecond
+)
 
 // watchOOM reports such kills for as long as the machine lives.
 func (s *Service) watchOOM(p *pod) {
 	for p.alive.Err() == nil {
-		id, err := p.NextOOM(p.alive)
-		if err == nil {
+		pause := oomPause
+		if id, err := p.NextOOM(p.alive); err == nil {
 			s.reportOOM(id)
-			continue
+		} else {
+			pause = oomRetry
 		}
 		select {
 		case <-p.alive.Done():
-		case <-time.After(oomRetry):
+		case <-time.After(pause):
 		}
 	}
 }
