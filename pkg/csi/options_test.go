@@ -1,0 +1,221 @@
+package csi
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+)
+
+func TestUnknownParametersAreRefusedByName(t *testing.T) {
+	h := newHost(t)
+	tests := map[string]struct {
+		parameters map[string]string
+		code       codes.Code
+		word       string
+	}{
+		"none":                 {nil, codes.OK, ""},
+		"the mode":             {map[string]string{"katadirect.io/mode": "direct"}, codes.OK, ""},
+		"a later mode":         {map[string]string{"katadirect.io/mode": "auto"}, codes.InvalidArgument, "auto"},
+		"no mode":              {map[string]string{"katadirect.io/mode": ""}, codes.InvalidArgument, "mode"},
+		"a misspelt key":       {map[string]string{"katadirect.io/mod": "direct"}, codes.InvalidArgument, "katadirect.io/mod"},
+		"another case":         {map[string]string{"katadirect.io/Mode": "direct"}, codes.InvalidArgument, "katadirect.io/Mode"},
+		"a key without prefix": {map[string]string{"fstype": "ext4"}, codes.InvalidArgument, "fstype"},
+		"Kubernetes' fstype":   {map[string]string{"csi.storage.k8s.io/fstype": "ext4"}, codes.OK, ""},
+		"a bad fstype":         {map[string]string{"csi.storage.k8s.io/fstype": "zfs"}, codes.InvalidArgument, "zfs"},
+		"a fstype that the capability contradicts": {map[string]string{"csi.storage.k8s.io/fstype": "xfs"}, codes.InvalidArgument, "xfs"},
+		"what external-provisioner adds":           {map[string]string{"csi.storage.k8s.io/pvc/name": "data", "csi.storage.k8s.io/pv/name": "pvc-1", "csi.storage.k8s.io/pvc/namespace": "default"}, codes.OK, ""},
+		"a secret that should have been taken out": {map[string]string{"csi.storage.k8s.io/provisioner-secret-name": "s"}, codes.InvalidArgument, "provisioner-secret-name"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			request := createRequest(name, gib)
+			request.Parameters = test.parameters
+			_, err := h.CreateVolume(t.Context(), request)
+			refused(t, err, test.code, test.word)
+		})
+	}
+	request := createRequest("attributes", gib)
+	request.MutableParameters = map[string]string{"iops": "100"}
+	_, err := h.CreateVolume(t.Context(), request)
+	refused(t, err, codes.InvalidArgument, "VolumeAttributesClass")
+}
+
+func TestTheFileSystemIsAsAskedFor(t *testing.T) {
+	h := newHost(t)
+	for name, test := range map[string]struct {
+		capability, parameter, want string
+	}{
+		"by the capability": {"xfs", "", "xfs"}, "by the parameter": {"", "xfs", "xfs"}, "by nobody": {"", "", "ext4"}, "by both": {"xfs", "xfs", "xfs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			request := createRequest(name, gib, withFS(test.capability))
+			if test.parameter != "" {
+				request.Parameters = map[string]string{parameterFSType: test.parameter}
+			}
+			made, err := h.CreateVolume(t.Context(), request)
+			must(t, err)
+			v, err := h.driver.pool.Get(t.Context(), made.GetVolume().GetVolumeId())
+			if err != nil || v.FSType != test.want {
+				t.Errorf("the volume has %s, %v; want %s", v.FSType, err, test.want)
+			}
+		})
+	}
+}
+
+func TestMountOptionsPassAnAllowList(t *testing.T) {
+	tests := map[string]struct {
+		fsType string
+		flags  []string
+		want   string // joined by spaces; "!" if refused
+	}{
+		"none":                       {"ext4", nil, ""},
+		"common":                     {"ext4", []string{"noatime", "nodev"}, "noatime nodev"},
+		"joined by commas":           {"ext4", []string{"noatime,nosuid"}, "noatime nosuid"},
+		"twice":                      {"ext4", []string{"noatime", "noatime"}, "noatime"},
+		"rw is nothing":              {"ext4", []string{"rw"}, ""},
+		"ro":                         {"xfs", []string{"ro"}, "ro"},
+		"both ro and rw":             {"xfs", []string{"ro", "rw"}, "!"},
+		"ext4's own":                 {"ext4", []string{"commit=30", "data=ordered"}, "commit=30 data=ordered"},
+		"xfs's own":                  {"xfs", []string{"logbsize=256k", "inode64"}, "logbsize=256k inode64"},
+		"xfs's own on ext4":          {"ext4", []string{"inode64"}, "!"},
+		"ext4's own on xfs":          {"xfs", []string{"commit=30"}, "!"},
+		"any, not known yet":         {"", []string{"inode64", "commit=30"}, "inode64 commit=30"},
+		"no barrier":                 {"ext4", []string{"nobarrier"}, "!"},
+		"barrier=0":                  {"ext4", []string{"barrier=0"}, "!"},
+		"data=writeback":             {"ext4", []string{"data=writeback"}, "!"},
+		"another device":             {"ext4", []string{"journal_path=/dev/sda"}, "!"},
+		"log device":                 {"xfs", []string{"logdev=/dev/sda"}, "!"},
+		"suid":                       {"ext4", []string{"suid"}, "!"},
+		"dev":                        {"ext4", []string{"dev"}, "!"},
+		"loop":                       {"ext4", []string{"loop"}, "!"},
+		"bind after a comma":         {"ext4", []string{"noatime,bind"}, "!"},
+		"empty":                      {"ext4", []string{""}, "!"},
+		"a space":                    {"ext4", []string{" noatime"}, "!"},
+		"a value that is not one":    {"ext4", []string{"commit=30,suid"}, "!"},
+		"a value with a sign":        {"ext4", []string{"commit=-1"}, "!"},
+		"no value":                   {"ext4", []string{"commit="}, "!"},
+		"a value where none belongs": {"ext4", []string{"noatime=1"}, "!"},
+		"a very long one":            {"ext4", []string{"commit=" + strings.Repeat("1", 100)}, "!"},
+		"a prefix of a good one":     {"ext4", []string{"noatim"}, "!"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseMountOptions(test.fsType, test.flags)
+			if test.want == "!" {
+				if !errors.Is(err, ErrInvalidArgument) {
+					t.Errorf("%v gave %v, %v", test.flags, got, err)
+				}
+				return
+			}
+			if err != nil || strings.Join(got, " ") != test.want {
+				t.Errorf("%v gave %v, %v; want %q", test.flags, got, err, test.want)
+			}
+		})
+	}
+}
+
+func FuzzMountOptions(f *testing.F) {
+	f.Add("ext4", "noatime,commit=5")
+	f.Add("xfs", "logbsize=256k")
+	f.Add("", "bind")
+	f.Fuzz(func(t *testing.T, fsType, flag string) {
+		options, err := parseMountOptions(fsType, []string{flag})
+		if err != nil {
+			return
+		}
+		for _, option := range options {
+			name, value, _ := strings.Cut(option, "=")
+			if strings.ContainsAny(option, ", \t\n\x00/:\\") || strings.ContainsAny(value, "=") {
+				t.Errorf("%q let %q through", flag, option)
+			}
+			switch name {
+			case "bind", "rbind", "loop", "remount", "move", "suid", "dev", "nobarrier", "norecovery", "logdev", "rtdev":
+				t.Errorf("%q let %q through", flag, option)
+			}
+		}
+	})
+}
+
+func FuzzParameters(f *testing.F) {
+	f.Add("katadirect.io/mode", "direct")
+	f.Add("csi.storage.k8s.io/fstype", "xfs")
+	f.Add("fstype", "ext4")
+	f.Fuzz(func(t *testing.T, key, value string) {
+		p, err := parseParameters(map[string]string{key: value})
+		if err == nil && (p.mode != modeDirect || p.fsType != "" && checkFSType(p.fsType) != nil) {
+			t.Errorf("%q=%q gave %+v", key, value, p)
+		}
+	})
+}
+
+func TestTopologyDecidesWhereAVolumeIsMade(t *testing.T) {
+	h := newHost(t)
+	place := func(key, value string) *csi.Topology { return &csi.Topology{Segments: map[string]string{key: value}} }
+	here, elsewhere := place(TopologyKey, "node-1"), place(TopologyKey, "node-2")
+	tests := map[string]struct {
+		requirement *csi.TopologyRequirement
+		code        codes.Code
+	}{
+		"anywhere":              {nil, codes.OK},
+		"here":                  {&csi.TopologyRequirement{Requisite: []*csi.Topology{here}}, codes.OK},
+		"here or there":         {&csi.TopologyRequirement{Requisite: []*csi.Topology{elsewhere, here}}, codes.OK},
+		"rather there":          {&csi.TopologyRequirement{Requisite: []*csi.Topology{elsewhere, here}, Preferred: []*csi.Topology{elsewhere}}, codes.OK},
+		"there":                 {&csi.TopologyRequirement{Requisite: []*csi.Topology{elsewhere}}, codes.ResourceExhausted},
+		"in another's topology": {&csi.TopologyRequirement{Requisite: []*csi.Topology{place("zone", "b")}}, codes.OK},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			request := createRequest(name, gib)
+			request.AccessibilityRequirements = test.requirement
+			made, err := h.CreateVolume(t.Context(), request)
+			refused(t, err, test.code)
+			if test.code == codes.OK && made.GetVolume().GetAccessibleTopology()[0].GetSegments()[TopologyKey] != "node-1" {
+				t.Errorf("the volume says it is in %v", made.GetVolume().GetAccessibleTopology())
+			}
+		})
+	}
+	info, err := h.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if err != nil || info.GetNodeId() != "node-1" || info.GetAccessibleTopology().GetSegments()[TopologyKey] != "node-1" {
+		t.Errorf("node info is %v, %v", info, err)
+	}
+}
+
+func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
+	h := newHost(t)
+	elsewhere := &csi.Topology{Segments: map[string]string{TopologyKey: "node-2"}}
+	tests := map[string]struct {
+		request *csi.GetCapacityRequest
+		some    bool
+		minimum int64
+	}{
+		"anything":   {&csi.GetCapacityRequest{}, true, 16 << 20},
+		"xfs":        {&csi.GetCapacityRequest{Parameters: map[string]string{parameterFSType: "xfs"}}, true, 300 << 20},
+		"xfs by cap": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("xfs"))}}, true, 300 << 20},
+		"elsewhere":  {&csi.GetCapacityRequest{AccessibleTopology: elsewhere}, false, 0},
+		"many nodes": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{
+			capability(withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)),
+		}}, false, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r, err := h.GetCapacity(t.Context(), test.request)
+			must(t, err)
+			if (r.GetAvailableCapacity() > 0) != test.some || r.GetMinimumVolumeSize().GetValue() != test.minimum {
+				t.Errorf("capacity is %v", r)
+			}
+		})
+	}
+	_, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"colour": "red"}})
+	refused(t, err, codes.InvalidArgument, "colour")
+	before, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+	must(t, err)
+	h.create("pvc")
+	after, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+	must(t, err)
+	if got := before.GetAvailableCapacity() - after.GetAvailableCapacity(); got < gib/2 { // others write on this disk too
+		t.Errorf("a promise of %d bytes took %d from the capacity", gib, got)
+	}
+}
