@@ -104,9 +104,6 @@ func (f *Finder) waitForDisk(ctx context.Context, locate func() (string, error))
 		if err := unix.Stat(disk.Node, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 			return false, nil // devtmpfs follows sysfs
 		}
-		if opens, err := opensNow(disk.Node); !opens || err != nil {
-			return false, err
-		}
 		disk.Major, disk.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 		return opens(disk.Node)
 	})
@@ -116,7 +113,7 @@ func (f *Finder) waitForDisk(ctx context.Context, locate func() (string, error))
 // opens says whether the kernel has put a disk behind the node yet: sysfs and
 // devtmpfs show it a moment before, the event comes after.
 func opens(node string) (bool, error) {
-	f, err := os.Open(node)
+	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -124,19 +121,6 @@ func opens(node string) (bool, error) {
 		return false, err
 	}
 	return true, f.Close()
-}
-
-// opensNow says whether the kernel is done with making the disk: folder and
-// node are there before it can be opened, and the uevent comes last.
-func opensNow(node string) (bool, error) {
-	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open %s: %w", node, err)
-	}
-	return true, unix.Close(fd)
 }
 
 // onPCI returns the folder in sysfs of the one thing of that class below the
