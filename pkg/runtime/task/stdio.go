@@ -74,6 +74,9 @@ func openStdio(ctx context.Context, c StdioConfig, log *slog.Logger) (_ *stdio, 
 // start begins to copy. It returns at once; drained tells when the output is complete.
 func (s *stdio) start(g guest) {
 	if s.stdin != nil {
+		if err := s.stdin.begin(); err != nil {
+			s.log.Warn("stdin ends with its first client", "error", err)
+		}
 		s.input.Go(func() { s.copyIn(g.stdin) })
 	}
 	s.outputs.Go(func() { s.copyOut("stdout", s.stdout, g.stdout) })

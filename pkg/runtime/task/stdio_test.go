@@ -110,6 +110,32 @@ func TestInputDoesNotEndBecauseAClientGoes(t *testing.T) {
 	wantEqual(t, "output", string(output()), "first\nsecond\n")
 }
 
+// "echo hello | ctr run" has read the end of its input before the machine is up, and then never announces it.
+func TestInputThatEndedBeforeTheStartIsAllThereIs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	stdin, stdout := fifo(t), fifo(t)
+	output := reading(t, stdout)
+	r.create(spec{id: "c1", args: []string{"cat"}, io: StdioConfig{Stdin: stdin, Stdout: stdout}})
+	if err := os.WriteFile(stdin, []byte("hello\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.start("c1", "")
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+	wantEqual(t, "output", string(output()), "hello\n")
+}
+
+func TestInputThatIsClosedBeforeTheStartEnds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.create(spec{id: "c1", args: []string{"cat"}, io: StdioConfig{Stdin: fifo(t)}})
+	if _, err := r.client.CloseIO(r.ctx, &taskapi.CloseIORequest{ID: "c1", Stdin: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.start("c1", "")
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+}
+
 func TestOutputSurvivesARestartOfContainerd(t *testing.T) {
 	t.Parallel()
 	want := noise(8 << 20)

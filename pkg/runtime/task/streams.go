@@ -14,43 +14,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// input is the fifo that a process's stdin comes from. This side holds a writing end as well, so that the stream
-// does not end when containerd restarts or a client of "attach" goes; release lets go of it.
+// input is the fifo that a process's stdin comes from. While the process runs, this side holds a writing end as well,
+// so that the stream does not end when containerd restarts or a client of "attach" goes; release lets go of it.
 type input struct {
-	file     *os.File
-	keepOpen *os.File
-	once     sync.Once
+	file *os.File
+	path string
+
+	mu       sync.Mutex
+	keepOpen *os.File // guarded by mu; the writing end, nil before begin
+	released bool     // guarded by mu
 }
 
 func openInput(path string) (*input, error) {
 	if path == "" {
 		return nil, nil
 	}
-	// Opening for reading does not wait with O_NONBLOCK, and then opening for writing finds a reader.
+	// With O_NONBLOCK this does not wait for a writer.
 	file, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	in := &input{file: file}
-	if isFIFO(path) {
-		if in.keepOpen, err = os.OpenFile(path, unix.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
-			return nil, errors.Join(err, file.Close())
-		}
+	return &input{file: file, path: path}, nil
+}
+
+// begin is called when the process starts. A client that has written all its input by then and gone, as "echo | ctr
+// run" does while the machine boots, will not ask for the end of the stream any more: it has come.
+func (i *input) begin() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.released || !isFIFO(i.path) || hungUp(i.file) {
+		return nil
 	}
-	return in, nil
+	var err error
+	i.keepOpen, err = os.OpenFile(i.path, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	return err
 }
 
 func (i *input) release() {
-	i.once.Do(func() {
-		if i.keepOpen != nil {
-			i.keepOpen.Close()
-		}
-	})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.released = true
+	i.keepOpen.Close() // of nil an error, and harmless
 }
 
 func (i *input) close() {
 	i.release()
 	i.file.Close()
+}
+
+// hungUp tells whether a fifo has had writers and has none any more.
+func hungUp(f *os.File) bool {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	poll := []unix.PollFd{{}}
+	err = conn.Control(func(fd uintptr) {
+		poll[0].Fd = int32(fd)
+		_, _ = unix.Poll(poll, 0)
+	})
+	return err == nil && poll[0].Revents&unix.POLLHUP != 0
 }
 
 // output is the fifo or file that a process's stdout or stderr goes to. Of a fifo this side holds a reading end as
@@ -161,7 +184,7 @@ func (o *output) hurry() {
 func (o *output) setDeadline() { _ = o.file.SetWriteDeadline(time.Now().Add(stallLimit)) }
 
 func (o *output) close() {
-	o.file.Close() // closing a nil *os.File is an error, and harmless
+	o.file.Close() // of nil an error, and harmless
 	o.keepOpen.Close()
 }
 
