@@ -1,9 +1,13 @@
 package agentclient
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -17,19 +21,77 @@ import (
 // time, whatever its calls wait for.
 const writeTimeout = 20 * time.Second
 
-// boundedConn ends the connection when the guest does not take what is written. Without it one full buffer blocks
-// every call, beyond its time limit: ttrpc writes under a lock.
-type boundedConn struct{ net.Conn }
+// maxMessageBytes bounds one message of the guest. The largest that an agent sends is a chunk of output; ttrpc itself
+// would take 4 MiB, and a hostile message of that size unpacks to a hundred times as much: two bytes make a structure.
+const maxMessageBytes = chunk + 64<<10
 
-func (c *boundedConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
+var errTooLarge = errors.New("the guest sent a message that is larger than any of an agent's")
+
+// boundedConn ends the connection when the guest does not take what is written, and when it sends what is too large.
+// Without the first one full buffer blocks every call, beyond its time limit: ttrpc writes under a lock.
+type boundedConn struct {
+	net.Conn
+	standing func() bool // Options.Standing
+	log      *slog.Logger
+	incoming frames
+}
+
+// Write gives a guest that stands still through no fault of its own all the time it needs.
+func (c *boundedConn) Write(p []byte) (written int, err error) {
+	for written < len(p) && err == nil {
+		if err = c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			break
+		}
+		var n int
+		n, err = c.Conn.Write(p[written:])
+		written += n
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.standing != nil && c.standing() {
+			err = nil
+		}
 	}
-	n, err := c.Conn.Write(p)
 	if err != nil {
 		_ = c.Close() // half a message is out: nothing after it could be understood
 	}
+	return written, err
+}
+
+// Read is called by ttrpc's one receiver.
+func (c *boundedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if bad := c.incoming.see(p[:n]); bad != nil {
+		c.log.Error("hanging up on the agent", "error", bad) // the calls under way learn only that it is gone
+		_ = c.Close()
+		return 0, bad
+	}
 	return n, err
+}
+
+// frames follows the messages in a stream: ten bytes of header, the first four of which are the length of the rest.
+type frames struct {
+	header [10]byte
+	have   int    // bytes of header
+	rest   uint32 // bytes of the message that are still to come
+}
+
+func (f *frames) see(p []byte) error {
+	for len(p) > 0 {
+		if f.rest > 0 {
+			n := min(len(p), int(f.rest))
+			f.rest -= uint32(n)
+			p = p[n:]
+			continue
+		}
+		n := copy(f.header[f.have:], p)
+		f.have, p = f.have+n, p[n:]
+		if f.have < len(f.header) {
+			continue
+		}
+		f.have, f.rest = 0, binary.BigEndian.Uint32(f.header[:])
+		if f.rest > maxMessageBytes {
+			return fmt.Errorf("%w: %d bytes", errTooLarge, f.rest)
+		}
+	}
+	return nil
 }
 
 // readable cuts text of the guest to limit bytes and drops what could disturb a terminal or a log.

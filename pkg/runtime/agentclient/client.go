@@ -56,7 +56,10 @@ const maxMessage = 2 << 10
 type Options struct {
 	// CreateContainerTimeout is create_container_timeout; 0 is Kata's 60 s.
 	CreateContainerTimeout time.Duration
-	Log                    *slog.Logger
+	// Standing, if not nil, says whether the machine stands still for now and will go on: a guest that takes nothing in
+	// meanwhile is not dead.
+	Standing func() bool
+	Log      *slog.Logger
 }
 
 // Client calls one agent. Its methods may be called from several goroutines.
@@ -86,7 +89,7 @@ func New(conn net.Conn, o Options) *Client {
 			"WaitProcess": 0, "GetOOMEvent": 0, "ReadStdout": 0, "ReadStderr": 0, "WriteStdin": 0,
 		},
 	}
-	c.rpc = ttrpc.NewClient(&boundedConn{Conn: conn},
+	c.rpc = ttrpc.NewClient(&boundedConn{Conn: conn, standing: o.Standing, log: o.Log},
 		ttrpc.WithOnClose(func() { close(c.gone) }), ttrpc.WithUnaryClientInterceptor(c.call))
 	c.AgentServiceService = agentproto.NewAgentServiceClient(c.rpc)
 	c.health = agentproto.NewHealthClient(c.rpc)

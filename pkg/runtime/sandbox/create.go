@@ -133,6 +133,13 @@ func (s *Sandbox) onEvent(e qemu.Event) {
 	s.log.Warn("machine: "+e.Message, "event", string(e.Kind), "disk", e.DiskID)
 }
 
+// standing says whether the guest stands still and will go on. One that is to end is not waited for.
+func (s *Sandbox) standing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.noSpace.Load() && !s.closed
+}
+
 func (s *Sandbox) reachAgent(ctx context.Context, o Options, undo *rollback.Stack) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Agent.DialTimeout,
 		fmt.Errorf("%w within dial_timeout = %s", agentclient.ErrNoAnswer, s.config.Agent.DialTimeout))
@@ -142,7 +149,7 @@ func (s *Sandbox) reachAgent(ctx context.Context, o Options, undo *rollback.Stac
 		return s.withCause(ctx, err)
 	}
 	s.agent = agentclient.New(conn, agentclient.Options{
-		CreateContainerTimeout: s.config.Runtime.CreateContainerTimeout, Log: s.log})
+		CreateContainerTimeout: s.config.Runtime.CreateContainerTimeout, Standing: s.standing, Log: s.log})
 	undo.Push("hang up", func(context.Context) error { return s.agent.Close() })
 	if s.features, err = s.agent.Hello(ctx); err != nil {
 		return s.withCause(ctx, err)
