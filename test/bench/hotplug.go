@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
@@ -49,8 +52,8 @@ func plugBare(ctx context.Context, e *env, i int) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-// plugOurs has the agent mount the disk with the call that makes the sandbox, the only one that takes a storage
-// without a container. An agent takes that call once, so each run has a machine of its own.
+// plugOurs stops the clock when the agent says on the console that the storage is mounted: the call that mounts it
+// goes on to make a container, which is none of this figure's business.
 func plugOurs(ctx context.Context, e *env, i int) (took time.Duration, err error) {
 	image, err := makeExt4(ctx, e, fmt.Sprintf("ours%d", i))
 	if err != nil {
@@ -60,25 +63,70 @@ func plugOurs(ctx context.Context, e *env, i int) (took time.Duration, err error
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		if stopErr := m.stop(ctx); err == nil {
-			err = stopErr
-		}
-	}()
+	defer func() { err = errors.Join(err, m.stop(ctx)) }()
+	if err := m.makePod(ctx); err != nil {
+		return 0, err
+	}
+	mounted := m.console.await(`"source":"02/01"`)
 	start := time.Now()
 	address, err := m.machine.PlugDisk(ctx, vm.Disk{ID: "bench", Path: image})
 	if err != nil {
 		return 0, err
 	}
-	_, err = m.agent.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
-		SandboxId: "bench", Hostname: "bench",
-		Storages: []*agentproto.Storage{{
+	created := make(chan error, 1)
+	go func() {
+		_, err := m.agent.CreateContainer(ctx, container("app", &agentproto.Storage{
 			Driver: address.Driver, Source: address.Source, Fstype: "ext4",
 			MountPoint:    "/run/kata-containers/sandbox/storage/bench",
 			DriverOptions: []string{"katadirect.io/grow=on-mount"},
+		}))
+		created <- err
+	}()
+	select {
+	case <-mounted:
+		took = time.Since(start)
+		<-created // that this container can be made was never the question
+		return took, nil
+	case err := <-created:
+		select {
+		case <-mounted: // the console is the slower channel
+			return time.Since(start), nil
+		case <-time.After(time.Second):
+			return 0, fmt.Errorf("the agent does not say that the disk is mounted: %w", err)
+		}
+	}
+}
+
+// makePod brings the guest to where it is when a pod's first volume is plugged in: the sandbox is made, the file
+// share mounted, and the pod's first container, which has no volume, was asked for.
+func (m *ourMachine) makePod(ctx context.Context) error {
+	_, err := m.agent.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
+		SandboxId: "bench", Hostname: "bench",
+		Storages: []*agentproto.Storage{{
+			Driver: "virtio-fs", Source: "kataShared", Fstype: "virtiofs",
+			MountPoint: "/run/kata-containers/shared/containers", Options: []string{"nodev"},
 		}},
 	})
-	return time.Since(start), err
+	if err != nil {
+		return err
+	}
+	if _, err := m.agent.CreateContainer(ctx, container("pause")); err == nil {
+		return errors.New("the agent has made a container of nothing")
+	}
+	return nil
+}
+
+// container asks for a container that has no root file system, and so cannot be made; its storages can.
+func container(id string, storages ...*agentproto.Storage) *agentproto.CreateContainerRequest {
+	return &agentproto.CreateContainerRequest{
+		ContainerId: id, ExecId: id, Storages: storages,
+		OCI: agentproto.SpecToProto(&specs.Spec{
+			Version: specs.Version,
+			Process: &specs.Process{Args: []string{"true"}, Cwd: "/"},
+			Root:    &specs.Root{Path: "/run/kata-containers/shared/containers/" + id + "/rootfs"},
+			Linux:   &specs.Linux{},
+		}),
+	}
 }
 
 const imageBytes = 1 << 30

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -21,12 +23,13 @@ type ourMachine struct {
 	share   *share.Share
 	machine *qemu.Machine
 	agent   *agentclient.Client
+	console *console
 }
 
 // startOurs boots a machine and returns when its agent has answered, and how long that took, the start of the file
 // share included.
 func startOurs(ctx context.Context, e *env) (_ *ourMachine, boot time.Duration, err error) {
-	m := &ourMachine{}
+	m := &ourMachine{console: &console{}}
 	if m.dir, err = os.MkdirTemp(e.dir, "ours-"); err != nil {
 		return nil, 0, err
 	}
@@ -50,6 +53,7 @@ func startOurs(ctx context.Context, e *env) (_ *ourMachine, boot time.Duration, 
 	m.machine = qemu.New(qemu.Config{
 		ID: "bench", Dir: filepath.Join(m.dir, "vm"), Kernel: e.image.Kernel, Initrd: e.image.Initrd,
 		Accel: e.accel, MemoryMiB: memoryMiB, VCPUs: 1, ShareSocket: socket, Log: log,
+		Console: m.console,
 	})
 	if err := m.machine.Start(ctx); err != nil {
 		return nil, 0, err
@@ -82,4 +86,29 @@ func (m *ourMachine) stop(ctx context.Context) error {
 		errs = append(errs, m.share.Close(ctx))
 	}
 	return errors.Join(append(errs, os.RemoveAll(m.dir))...)
+}
+
+// console waits for what the guest says.
+type console struct {
+	mu     sync.Mutex
+	wanted string
+	said   chan struct{}
+}
+
+// await returns a channel that is closed with the first line from now on that has text in it.
+func (c *console) await(text string) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted, c.said = text, make(chan struct{})
+	return c.said
+}
+
+func (c *console) Write(line []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wanted != "" && bytes.Contains(line, []byte(c.wanted)) {
+		close(c.said)
+		c.wanted = ""
+	}
+	return len(line), nil
 }
