@@ -68,6 +68,16 @@ func tryLease(path string) (*os.File, error) {
 	return lease, nil
 }
 
+// LeaseHeld reports whether the sandbox's shim or machine holds its lease. Whoever gives back what a dead sandbox used
+// asks this first; unlike Alive it does not mind processes that merely name the sandbox, such as the one that asks.
+func (s Sandboxes) LeaseHeld(id string) bool {
+	if CheckSandboxID(id) != nil {
+		return false
+	}
+	held, _ := leaseHeld(s.LeasePath(id))
+	return held
+}
+
 // leaseHeld reports whether there is a lease, and whether somebody holds it.
 func leaseHeld(path string) (held, exists bool) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

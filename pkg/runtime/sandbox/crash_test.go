@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
 
@@ -73,6 +75,33 @@ func TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp(t *testing.T) {
 	}
 	if err := left.Daemon.Wait(ctx); err != nil { // which nobody kills but the kernel
 		t.Error(err)
+	}
+	if err := Cleanup(t.Context(), "s1", h.roots); err != nil {
+		t.Fatal(err)
+	}
+	h.nothingLeft()
+}
+
+// A shim that lives without its pid file, or a machine without its own, is not found and so not killed.
+func TestCleanupKeepsTheClaimsOfWhatStillHoldsTheLease(t *testing.T) {
+	h := newHost(t)
+	volume := h.volume("v").Source
+	lease, err := h.roots.sandboxes().AcquireLease("s1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lease.Close() })
+	if _, err := h.roots.records().Claim(t.Context(), volume, "s1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Cleanup(t.Context(), "s1", h.roots); !errors.Is(err, directvolume.ErrLeaseHeld) {
+		t.Errorf("error %v, want %v", err, directvolume.ErrLeaseHeld)
+	}
+	if id, err := h.roots.records().SandboxFor(t.Context(), volume); id != "s1" || err != nil {
+		t.Errorf("claimed by %q, %v", id, err)
+	}
+	if err := lease.Close(); err != nil {
+		t.Fatal(err)
 	}
 	if err := Cleanup(t.Context(), "s1", h.roots); err != nil {
 		t.Fatal(err)

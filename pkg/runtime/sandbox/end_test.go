@@ -141,12 +141,12 @@ func TestAFreshProcessCleansUpAfterADeadShim(t *testing.T) {
 	if err := s.CreateContainer(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
+	_ = s.lease.Close() // as the end of the shim's process does
 	for range 2 {
 		if err := Cleanup(t.Context(), "s1", h.roots); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_ = s.lease.Close() // as the end of the shim's process does
 	h.nothingLeft()
 	if err := Cleanup(t.Context(), "../s1", h.roots); !errors.Is(err, directvolume.ErrInvalidSandbox) {
 		t.Errorf("an id that leads elsewhere: %v", err)
@@ -162,10 +162,10 @@ func TestCleanupDoesNotNeedAWholeStateFile(t *testing.T) {
 	if err := s.share.Daemon().Kill(t.Context()); err != nil { // as the kernel does at the end of the shim
 		t.Fatal(err)
 	}
+	_ = s.lease.Close()
 	if err := Cleanup(t.Context(), "s1", h.roots); err != nil {
 		t.Fatal(err)
 	}
-	_ = s.lease.Close()
 	_ = os.Remove(filepath.Join(h.options.Bundle, monitorAddress)) // goes with the bundle
 	h.nothingLeft()
 }

@@ -116,6 +116,10 @@ func Cleanup(ctx context.Context, id string, roots Roots) error {
 	if err := qemu.Kill(ctx, roots.vmDir(id)); err != nil {
 		return fmt.Errorf("clean up sandbox %s: %w", id, err)
 	}
+	// The machine was looked for by its pid file. Whoever is left may still write to the volumes.
+	if roots.sandboxes().LeaseHeld(id) {
+		return fmt.Errorf("clean up sandbox %s: %w; its volumes stay claimed", id, directvolume.ErrLeaseHeld)
+	}
 	err := errors.Join(
 		share.Cleanup(ctx, roots.Share, id, left.Daemon, left.Rootfs),
 		roots.records().ReleaseAll(ctx, id),
