@@ -67,7 +67,8 @@ func explain(err error) error {
 	return err
 }
 
-// Unmount takes the mount at target away and removes the empty folder. A
+// Unmount takes the mount at target away and removes the empty folder, or the
+// empty file, that it stood on. A
 // target that is not mounted, or not there, is fine.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
@@ -77,9 +78,21 @@ func Unmount(target string) error {
 	case err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("unmount %s: %w", target, err)
 	}
-	// rmdir and nothing more: what is left in there is not ours to delete.
-	if err := unix.Rmdir(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeEmpty(target); err != nil {
 		return fmt.Errorf("remove mount point %s: %w", target, err)
+	}
+	return nil
+}
+
+// removeEmpty removes an empty folder or file, and nothing more: what is left
+// in there is not ours to delete.
+func removeEmpty(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		return os.Remove(path)
+	}
+	if err := unix.Rmdir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

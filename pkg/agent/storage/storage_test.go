@@ -1,0 +1,372 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/pkg/agent/module"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+)
+
+// rig is a Mounts on this host: a loop device is its disk.
+type rig struct {
+	*Mounts
+	t   *testing.T
+	dir string
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("loop devices and mounts need root: run the tests as root")
+	}
+	events, err := device.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, err := module.Open("/no/list/here")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, dir: t.TempDir(), Mounts: &Mounts{
+		Finder: &device.Finder{Events: events}, Modules: modules, Tools: hostTools, DeviceTimeout: 200 * time.Millisecond,
+	}}
+	t.Cleanup(func() {
+		if err := r.ReleaseAll(context.Background()); err != nil {
+			t.Error(err)
+		}
+		events.Close()
+	})
+	return r
+}
+
+func hostTools(ctx context.Context, name string, args ...string) ([]byte, int, error) {
+	output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return output, exit.ExitCode(), nil
+	}
+	return output, 0, err
+}
+
+// disk makes a disk of 64 MiB, and the message that asks for it.
+func (r *rig) disk(options ...string) *agentproto.Storage {
+	r.t.Helper()
+	image, err := os.CreateTemp(r.dir, "disk")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer image.Close()
+	if err := image.Truncate(64 << 20); err != nil {
+		r.t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", image.Name()).Output()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	node := strings.TrimSpace(string(out))
+	r.t.Cleanup(func() {
+		// Registered after ReleaseAll, and so called before it.
+		_ = r.ReleaseAll(context.Background())
+		if out, err := exec.Command("losetup", "--detach", node).CombinedOutput(); err != nil {
+			r.t.Errorf("detach: %s", out)
+		}
+	})
+	return &agentproto.Storage{
+		Driver: "blk", Source: node, Fstype: "ext4", DriverOptions: options,
+		MountPoint: filepath.Join(r.dir, "mnt-"+filepath.Base(node)),
+	}
+}
+
+const ifBlankOption = OptionFormat + "=" + formatIfBlank
+
+func (r *rig) add(s *agentproto.Storage) {
+	r.t.Helper()
+	if err := r.Add(r.t.Context(), s); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) release(s *agentproto.Storage) {
+	r.t.Helper()
+	if err := r.Release(r.t.Context(), s.MountPoint); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func isMounted(path string) bool {
+	_, err := filesystem.MountAt(path)
+	return err == nil
+}
+
+func TestAMountPointIsCountedAndReleasedWithItsLastUser(t *testing.T) {
+	r := newRig(t)
+	s := r.disk(ifBlankOption)
+	r.add(s)
+	r.add(s)
+	r.release(s)
+	if !isMounted(s.MountPoint) {
+		t.Fatal("unmounted with one user left")
+	}
+	r.release(s)
+	if isMounted(s.MountPoint) {
+		t.Error("still mounted without a user")
+	}
+	if _, err := os.Lstat(s.MountPoint); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the mount point is still there: %v", err)
+	}
+	r.release(s) // once too often does no harm
+	r.add(s)
+	if !isMounted(s.MountPoint) {
+		t.Error("not mounted again")
+	}
+}
+
+func TestContainersThatAskAtTheSameTimeShareOneMount(t *testing.T) {
+	r := newRig(t)
+	s := r.disk(ifBlankOption)
+	const users = 8
+	var all sync.WaitGroup
+	for range users {
+		all.Go(func() {
+			if err := r.Add(t.Context(), s); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for range users - 1 {
+		r.release(s)
+	}
+	if !isMounted(s.MountPoint) {
+		t.Error("unmounted with one user left")
+	}
+	r.release(s)
+	if isMounted(s.MountPoint) {
+		t.Error("mounted more than once")
+	}
+}
+
+func TestAFailedAddLeavesNothingAndCanBeTriedAgain(t *testing.T) {
+	r := newRig(t)
+	s := r.disk() // blank, and not to be formatted
+	if err := r.Add(t.Context(), s); !errors.Is(err, filesystem.ErrBlank) {
+		t.Fatalf("%v, want ErrBlank", err)
+	}
+	if _, err := os.Lstat(s.MountPoint); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a mount point was left: %v", err)
+	}
+	// It fails after the mount: everything is taken back.
+	s.DriverOptions = []string{ifBlankOption}
+	s.FsGroup = &agentproto.FSGroup{GroupId: 1 << 31}
+	if err := r.Add(t.Context(), s); !errors.Is(err, ErrRequest) {
+		t.Fatalf("%v, want ErrRequest", err)
+	}
+	if isMounted(s.MountPoint) {
+		t.Error("a mount was left")
+	}
+	s.FsGroup = nil
+	r.add(s)
+	r.release(s)
+	if isMounted(s.MountPoint) {
+		t.Error("the failed attempts were counted")
+	}
+}
+
+func TestABusyVolumeIsReportedAndReleasedLater(t *testing.T) {
+	r := newRig(t)
+	s := r.disk(ifBlankOption)
+	r.add(s)
+	other := t.TempDir()
+	if err := filesystem.Bind(s.MountPoint, other, filesystem.MountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(other, 0) }()
+	if err := r.Release(t.Context(), s.MountPoint); !errors.Is(err, filesystem.ErrBusy) {
+		t.Fatalf("mounted elsewhere still: %v, want ErrBusy", err)
+	}
+	if err := unix.Unmount(other, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.release(s)
+	if err := filesystem.WaitReleased(t.Context(), s.Source); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRequestsThatMakeNoSenseAreRefused(t *testing.T) {
+	r := newRig(t)
+	blk := func(change func(*agentproto.Storage)) *agentproto.Storage {
+		s := &agentproto.Storage{Driver: "blk", Source: "02/01", Fstype: "ext4", MountPoint: filepath.Join(r.dir, "x")}
+		change(s)
+		return s
+	}
+	for name, tc := range map[string]struct {
+		s    *agentproto.Storage
+		want error
+	}{
+		"no mount point":            {blk(func(s *agentproto.Storage) { s.MountPoint = "" }), ErrRequest},
+		"relative mount point":      {blk(func(s *agentproto.Storage) { s.MountPoint = "a/b" }), ErrRequest},
+		"the root as mount point":   {blk(func(s *agentproto.Storage) { s.MountPoint = "/x/.." }), ErrRequest},
+		"no file system type":       {blk(func(s *agentproto.Storage) { s.Fstype = "" }), ErrRequest},
+		"no source":                 {blk(func(s *agentproto.Storage) { s.Source = "" }), device.ErrAddress},
+		"a node outside of /dev":    {blk(func(s *agentproto.Storage) { s.Source = "/dev/../etc/passwd" }), device.ErrAddress},
+		"unknown driver":            {blk(func(s *agentproto.Storage) { s.Driver = "9p" }), ErrDriver},
+		"format at any rate":        {blk(func(s *agentproto.Storage) { s.DriverOptions = []string{OptionFormat + "=always"} }), ErrRequest},
+		"grow at some other time":   {blk(func(s *agentproto.Storage) { s.DriverOptions = []string{OptionGrow} }), ErrRequest},
+		"encryption":                {blk(func(s *agentproto.Storage) { s.DriverOptions = []string{"encryption_key=ephemeral"} }), ErrDriver},
+		"loop":                      {blk(func(s *agentproto.Storage) { s.Options = []string{"loop"} }), filesystem.ErrOptions},
+		"a group that is no number": {blk(func(s *agentproto.Storage) { s.Options = []string{"fsgid=root"} }), ErrRequest},
+		"a SCSI address that is none": {&agentproto.Storage{
+			Driver: "scsi", Source: "1", Fstype: "ext4", MountPoint: filepath.Join(r.dir, "x")}, device.ErrAddress},
+		"memory of a disk's type": {&agentproto.Storage{
+			Driver: "ephemeral", Fstype: "ext4", MountPoint: filepath.Join(r.dir, "x")}, ErrRequest},
+		"a device that never comes": {blk(func(s *agentproto.Storage) { s.Source = "1f/1f" }), device.ErrTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := r.Add(t.Context(), tc.s); !errors.Is(err, tc.want) {
+				t.Errorf("%v, want %v", err, tc.want)
+			}
+		})
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir, "x")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}
+
+func TestUnknownDriverOptionsArePassedOver(t *testing.T) {
+	got, err := parse(&agentproto.Storage{
+		Driver: "blk", MountPoint: "/x", DriverOptions: []string{"encryption_key=secret", "new-thing", ifBlankOption},
+	})
+	if err != nil || !got.formatIfBlank || got.ephemeral || got.growOnMount {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestBindIsNoOptionForADevice(t *testing.T) {
+	r := newRig(t)
+	s := r.disk(ifBlankOption)
+	s.Options = []string{"rbind", "rw", "noatime"}
+	r.add(s)
+	if m, err := filesystem.MountAt(s.MountPoint); err != nil || m.FSType != "ext4" || m.Source != s.Source {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+func TestHealthAndResizeOfVolumes(t *testing.T) {
+	r := newRig(t)
+	s := r.disk(ifBlankOption)
+	r.add(s)
+	h, err := r.Health(t.Context(), s.MountPoint+"/")
+	if err != nil || h.Trouble != "" || h.Usage.Total == 0 || h.Usage.Total > 64<<20 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	if err := r.Resize(t.Context(), s.MountPoint, 65<<20); !errors.Is(err, device.ErrTimeout) {
+		t.Errorf("larger than the device: %v, want ErrTimeout", err)
+	}
+	for _, path := range []string{"/", "/run", s.MountPoint + "/lost+found", ""} {
+		if _, err := r.Health(t.Context(), path); !errors.Is(err, ErrNotMounted) {
+			t.Errorf("health of %q: %v, want ErrNotMounted", path, err)
+		}
+		if err := r.Resize(t.Context(), path, 0); !errors.Is(err, ErrNotMounted) {
+			t.Errorf("resize of %q: %v, want ErrNotMounted", path, err)
+		}
+	}
+	s.Options = []string{"ro"}
+	r.release(s)
+	r.add(s)
+	if err := r.Resize(t.Context(), s.MountPoint, 0); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("read-only: %v, want ErrReadOnly", err)
+	}
+}
+
+func TestSharedStoragesStayUntilTheEnd(t *testing.T) {
+	r := newRig(t)
+	disk := r.disk(ifBlankOption)
+	disk.Shared = true
+	memory := &agentproto.Storage{
+		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: filepath.Join(r.dir, "memory"),
+		Options: []string{"size=1048576", "mode=0700", "fsgid=12"},
+	}
+	for _, s := range []*agentproto.Storage{disk, memory} {
+		r.add(s)
+		r.release(s)
+		if !isMounted(s.MountPoint) {
+			t.Errorf("%s is gone", s.MountPoint)
+		}
+		r.add(s)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(memory.MountPoint, &st); err != nil || st.Gid != 12 || st.Mode&0o7777 != unix.S_ISGID|0o700 {
+		t.Errorf("group %d, mode %o, %v", st.Gid, st.Mode, err)
+	}
+	if err := r.ReleaseAll(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if isMounted(disk.MountPoint) || isMounted(memory.MountPoint) {
+		t.Error("mounted after the end")
+	}
+}
+
+func TestBindsOfFilesAndFolders(t *testing.T) {
+	r := newRig(t)
+	folder, file := filepath.Join(r.dir, "folder"), filepath.Join(r.dir, "file")
+	if err := errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(file, []byte("content"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ driver, source string }{{"bind", folder}, {"watchable-bind", file}} {
+		s := &agentproto.Storage{Driver: tc.driver, Source: tc.source, MountPoint: filepath.Join(r.dir, "at", filepath.Base(tc.source))}
+		r.add(s)
+		var a, b unix.Stat_t
+		if err := errors.Join(unix.Stat(tc.source, &a), unix.Stat(s.MountPoint, &b)); err != nil || a.Ino != b.Ino {
+			t.Errorf("%s: inode %d at %d, %v", tc.source, a.Ino, b.Ino, err)
+		}
+	}
+	missing := &agentproto.Storage{Driver: "bind", Source: "/no/such/thing", MountPoint: filepath.Join(r.dir, "at", "missing")}
+	if err := r.Add(t.Context(), missing); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v, want ErrNotExist", err)
+	}
+}
+
+// A link that a user of the volume has planted must not lead out of it.
+func TestAGroupIsNeverAppliedThroughALink(t *testing.T) {
+	volume, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Symlink(outside, filepath.Join(volume, "link")), os.Symlink("/", filepath.Join(volume, "root")),
+		os.WriteFile(filepath.Join(volume, "file"), nil, 0o604)); err != nil {
+		t.Fatal(err)
+	}
+	if err := applyGroup(volume, &agentproto.FSGroup{GroupId: 4321}, false); err != nil {
+		t.Fatal(err)
+	}
+	look := func(path string) string {
+		t.Helper()
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%d %o", info.Sys().(*syscall.Stat_t).Gid, info.Mode().Perm())
+	}
+	for path, want := range map[string]string{
+		outside: "0 600", filepath.Join(volume, "link"): "4321 777", filepath.Join(volume, "file"): "4321 664",
+	} {
+		if got := look(path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
