@@ -9,6 +9,8 @@ import (
 const (
 	// statusKilled is 128 and SIGKILL: the exit status of everything in a machine that is gone.
 	statusKilled = 128 + uint32(syscall.SIGKILL)
+	// maxStatus is the highest there is: an exit code has eight bits.
+	maxStatus = 255
 	// killTimeout bounds a kill that nobody waits for.
 	killTimeout = 5 * time.Second
 	// execGrace is how long a container's exit is held back for the exits of its execs, which the guest's kernel
@@ -61,6 +63,9 @@ func (s *Service) reap(c *container, p *process) Exit {
 	status, err := c.pod.Wait(c.pod.alive, c.id, p.exec)
 	exit := Exit{Status: uint32(status), At: time.Now()}
 	switch {
+	case err == nil && (status < 0 || status > maxStatus):
+		exit.Status = statusLost
+		p.log.Error("exit status that no process has", "status", exit.Status, "guest", status)
 	case err == nil:
 		p.log.Info("process exited", "status", exit.Status)
 	case c.pod.dying(context.Background()):
@@ -73,12 +78,15 @@ func (s *Service) reap(c *container, p *process) Exit {
 	return exit
 }
 
-// endExecs kills what execs are left of a container whose first process has ended, and waits for their exits.
+// endExecs kills what execs are left of a container whose first process has ended, and waits for their exits. Those that
+// were never started never will be.
 func (s *Service) endExecs(c *container) {
 	ctx, cancel := context.WithTimeout(c.pod.alive, execGrace)
 	defer cancel()
 	for _, p := range c.allExecs() {
 		switch p.now().(type) {
+		case created:
+			s.cancel(c, p, Exit{Status: statusKilled, At: time.Now()})
 		case starting, running:
 			if err := c.pod.Signal(ctx, c.id, p.exec, syscall.SIGKILL, false); err != nil {
 				p.log.Debug("kill an exec of a container that has ended", "error", err)

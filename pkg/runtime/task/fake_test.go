@@ -23,6 +23,7 @@ type fakeSandbox struct {
 	done  chan struct{}
 	oom   chan string
 	stats *agentproto.StatsContainerResponse
+	lie   int // what is told of every exit, if not 0
 
 	mu        sync.Mutex
 	specs     map[string]*specs.Process // created containers by id
@@ -173,6 +174,9 @@ func (f *fakeSandbox) Wait(ctx context.Context, id, execID string) (int, error) 
 	delete(f.processes, id+"/"+execID)
 	f.mu.Unlock()
 	p.close()
+	if f.lie != 0 {
+		return f.lie, nil
+	}
 	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		return 128 + int(status.Signal()), nil

@@ -40,7 +40,15 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	}
 }
 
+// killLimit is how long the guest may take to end a process after SIGKILL. It is below the two minutes that kubelet
+// gives a pod to stop, and far above what a sound guest needs.
+const killLimit = time.Minute
+
 func (s *Service) signal(ctx context.Context, c *container, p *process, signal syscall.Signal, all bool) error {
+	if signal == syscall.SIGKILL {
+		// Before the call, and whatever comes of it: a guest that does not answer has not obeyed.
+		p.insist.Do(func() { s.tasks.Go(func() { s.insist(c, p) }) })
+	}
 	err := c.pod.Signal(ctx, c.id, p.exec, signal, all)
 	if err != nil {
 		select {
@@ -58,6 +66,30 @@ func (s *Service) signal(ctx context.Context, c *container, p *process, signal s
 		p.stdio.hurry()
 	}
 	return nil
+}
+
+// insist sees to it that a process that was told to die does, or is as good as dead: a guest that does not obey, or
+// that stands still because its host has no space, would keep the pod from being deleted for ever. A container counts
+// as ended only when it cannot run any more, so its machine goes with it; an exec is only reported, as nobody starts
+// another in its place.
+func (s *Service) insist(c *container, p *process) {
+	select {
+	case <-p.exited:
+		return
+	case <-c.pod.alive.Done():
+		return
+	case <-time.After(s.killLimit):
+	}
+	if p.exec != "" {
+		p.log.Error("the guest does not end a process that was killed; it is reported as killed")
+		p.stdio.close()
+		s.exited(c, p, Exit{Status: statusKilled, At: time.Now()})
+		return
+	}
+	p.log.Error("the guest does not end a container that was killed; its machine is stopped")
+	if err := c.pod.stop(context.Background()); err != nil {
+		p.log.Error("stop the machine", "error", err)
+	}
 }
 
 // cancel ends a process that was never started. Only of a container is there an event: nobody waits for one of an exec

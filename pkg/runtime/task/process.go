@@ -15,6 +15,8 @@ type process struct {
 	stdio     *stdio
 	spec      *specs.Process // of an exec
 	log       *slog.Logger
+
+	insist sync.Once // at the first SIGKILL
 }
 
 // id is what containerd's events call the process.

@@ -187,6 +187,7 @@ func TestExecsExitBeforeTheirContainer(t *testing.T) {
 			if slices.Contains(got, "exit never-started") {
 				t.Errorf("events %q: an exec that was never started has ended", got)
 			}
+			wantEqual(t, "exit of what never ran", r.wait("c1", "never-started"), 137)
 		})
 	}
 }
@@ -315,6 +316,16 @@ func TestAnExitStatusTheGuestCannotTellIs255(t *testing.T) {
 	r := newRig(t, hooks{wait: func(context.Context, string) error { return errInjected }})
 	r.run(spec{id: "c1", args: sh("exit 0")})
 	wantEqual(t, "exit status", r.wait("c1", ""), 255)
+}
+
+func TestAnExitStatusThatNoProcessHasIs255(t *testing.T) {
+	t.Parallel()
+	for _, lie := range []int{-1, 256, 1 << 30} {
+		r := newRig(t, hooks{})
+		r.sandbox.lie = lie
+		r.run(spec{id: "c1", args: []string{"true"}})
+		wantEqual(t, "exit status", r.wait("c1", ""), 255)
+	}
 }
 
 func TestTheSignalThatEndsTheShimEndsItsContainers(t *testing.T) {

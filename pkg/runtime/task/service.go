@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -30,6 +31,8 @@ type Service struct {
 	events   Publisher
 	shutdown func()
 	log      *slog.Logger
+	// killLimit is the constant of that name; tests have less time.
+	killLimit time.Duration
 
 	// tasks are the goroutines that watch processes and the machine. Close waits for them.
 	tasks sync.WaitGroup
@@ -48,6 +51,7 @@ func New(c Config) *Service {
 		events:     c.Events,
 		shutdown:   c.Shutdown,
 		log:        c.Log,
+		killLimit:  killLimit,
 		containers: make(map[string]*container),
 	}
 }
