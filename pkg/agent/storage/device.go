@@ -59,7 +59,12 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 	if err := m.Modules.Load(r.fstype); err != nil {
 		return nil, err
 	}
-	content, err := m.prepare(ctx, r, disk)
+	// Cut short, a check that takes longer than the shim waits would never come to its end, and a repair would stay half
+	// done. So it goes on without the caller, who finds it done the next time.
+	content, err := m.prepare(context.WithoutCancel(ctx), r, disk)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return nil, err
 	}

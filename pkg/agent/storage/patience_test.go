@@ -1,0 +1,76 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/pkg/agent/module"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+)
+
+func TestWhatAToolDoesToADiskIsNotCutShortWhenTheShimGivesUp(t *testing.T) {
+	events, err := device.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	modules, err := module.Open("/no/list/here")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "disk.img")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", image).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", node).CombinedOutput(); err != nil {
+			t.Errorf("detach: %s", out)
+		}
+	})
+
+	ctx, giveUp := context.WithCancel(t.Context())
+	var formats int
+	m := &Mounts{
+		Finder: &device.Finder{Events: events}, Modules: modules, DeviceTimeout: time.Second,
+		Tools: func(ctx context.Context, name string, args ...string) ([]byte, int, error) {
+			formats++
+			giveUp()
+			output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+			return output, 0, err
+		},
+	}
+	s := &agentproto.Storage{
+		Driver: "blk", Source: node, Fstype: "ext4", DriverOptions: []string{OptionFormat + "=" + formatIfBlank},
+		MountPoint: filepath.Join(t.TempDir(), "volume"),
+	}
+	t.Cleanup(func() {
+		if err := m.ReleaseAll(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := m.Add(ctx, s); !errors.Is(err, context.Canceled) {
+		t.Errorf("add for a shim that has given up: %v, want %v", err, context.Canceled)
+	}
+	if _, err := filesystem.MountAt(s.MountPoint); err == nil {
+		t.Error("it is mounted for nobody")
+	}
+	if err := m.Add(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if formats != 1 {
+		t.Errorf("it was formatted %d times; the first was cut short", formats)
+	}
+}
