@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -76,7 +77,11 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 
 	v := &Volume{disk: disk, fstype: r.fstype, mountPoint: r.mountPoint, readOnly: r.mount.ReadOnly()}
 	if r.growOnMount && !v.readOnly {
-		if err := v.growAfterMount(content); err != nil {
+		switch err := v.growAfterMount(content); {
+		case errors.Is(err, filesystem.ErrUnsupported):
+			// The shim asks this of every volume, also of types that no kernel can grow in use.
+			slog.Info("the file system stays in its size", "mount_point", r.mountPoint, "fstype", r.fstype)
+		case err != nil:
 			return nil, err
 		}
 	}

@@ -26,20 +26,7 @@ func TestWhatAToolDoesToADiskIsNotCutShortWhenTheShimGivesUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := filepath.Join(t.TempDir(), "disk.img")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20)); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("losetup", "--find", "--show", image).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	node := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", node).CombinedOutput(); err != nil {
-			t.Errorf("detach: %s", out)
-		}
-	})
+	node := loopDisk(t)
 
 	ctx, giveUp := context.WithCancel(t.Context())
 	var formats int
@@ -72,5 +59,59 @@ func TestWhatAToolDoesToADiskIsNotCutShortWhenTheShimGivesUp(t *testing.T) {
 	}
 	if formats != 1 {
 		t.Errorf("it was formatted %d times; the first was cut short", formats)
+	}
+}
+
+// loopDisk makes a blank disk of 64 MiB.
+func loopDisk(t *testing.T) (node string) {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "disk.img")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", image).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	node = strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", node).CombinedOutput(); err != nil {
+			t.Errorf("detach: %s", out)
+		}
+	})
+	return node
+}
+
+func TestAFileSystemThatCannotGrowIsMountedAllTheSame(t *testing.T) {
+	node := loopDisk(t)
+	if out, err := exec.Command("mkfs.ext2", "-q", node, "32M").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	events, err := device.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	modules, err := module.Open("/no/list/here")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Mounts{
+		Finder: &device.Finder{Events: events}, Modules: modules, DeviceTimeout: time.Second,
+		Tools: func(ctx context.Context, name string, args ...string) ([]byte, int, error) {
+			output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+			return output, 0, err
+		},
+	}
+	t.Cleanup(func() {
+		if err := m.ReleaseAll(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := m.Add(t.Context(), &agentproto.Storage{
+		Driver: "blk", Source: node, Fstype: "ext2", DriverOptions: []string{OptionGrow + "=" + growOnMount},
+		MountPoint: filepath.Join(t.TempDir(), "volume"),
+	}); err != nil {
+		t.Error(err)
 	}
 }
