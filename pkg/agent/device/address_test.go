@@ -2,94 +2,94 @@ package device
 
 import (
 	"errors"
+	"slices"
 	"testing"
 )
 
 func TestPCIPathsAreReadAsKatasShimsWriteThem(t *testing.T) {
 	for _, tc := range []struct {
-		text, want string
-		root       uint8
-		slots      []PCISlot
+		in   string
+		want PCIPath
 	}{
-		{"02/01", "02/01", 0, []PCISlot{{2, 0}, {1, 0}}},
-		{"05", "05", 0, []PCISlot{{5, 0}}},
-		{"02/00/01", "02/00/01", 0, []PCISlot{{2, 0}, {0, 0}, {1, 0}}},
-		{"1e.0/1f.7", "1e/1f.7", 0, []PCISlot{{0x1e, 0}, {0x1f, 7}}},
-		{"2/1", "02/01", 0, []PCISlot{{2, 0}, {1, 0}}},
-		{"20/00/03", "20/00/03", 0x20, []PCISlot{{0, 0}, {3, 0}}},
-		{"1f/00/03", "1f/00/03", 0, []PCISlot{{0x1f, 0}, {0, 0}, {3, 0}}},
+		{"05", PCIPath{Slots: []PCISlot{{Device: 5}}}},
+		{"02/01", PCIPath{Slots: []PCISlot{{Device: 2}, {Device: 1}}}},
+		{"1f.7/1e", PCIPath{Slots: []PCISlot{{Device: 31, Function: 7}, {Device: 30}}}},
+		{"02/00/01", PCIPath{Slots: []PCISlot{{Device: 2}, {}, {Device: 1}}}},
+		{"20/00/01", PCIPath{Root: 0x20, Slots: []PCISlot{{}, {Device: 1}}}},
+		{"ff/00/01", PCIPath{Root: 0xff, Slots: []PCISlot{{}, {Device: 1}}}},
 	} {
-		p, err := ParsePCIPath(tc.text)
-		if err != nil {
-			t.Errorf("%q: %v", tc.text, err)
-			continue
+		got, err := ParsePCIPath(tc.in)
+		if err != nil || got.Root != tc.want.Root || !slices.Equal(got.Slots, tc.want.Slots) {
+			t.Errorf("%q: %+v, %v; want %+v", tc.in, got, err, tc.want)
 		}
-		if p.String() != tc.want || p.Root != tc.root || len(p.Slots) != len(tc.slots) {
-			t.Errorf("%q: %+v, as text %q", tc.text, p, p)
-			continue
-		}
-		for i, slot := range tc.slots {
-			if p.Slots[i] != slot {
-				t.Errorf("%q: slot %d is %+v, want %+v", tc.text, i, p.Slots[i], slot)
-			}
+		if got.String() != tc.in {
+			t.Errorf("%q is written as %q", tc.in, got)
 		}
 	}
 }
 
 func TestWhatIsNoPCIPathIsRefused(t *testing.T) {
-	for _, text := range []string{
-		"", "/", "02/", "/02", "20", "20/01", "3f/01", "02/01.8", "02/01.", "002/01", "+2/01", "-1", "02/0g", "0x2/01",
-		"02/01/../..", "02 /01", "02.0.0", "02/01\n",
-	} {
-		if p, err := ParsePCIPath(text); !errors.Is(err, ErrAddress) {
-			t.Errorf("%q: %+v, %v; want ErrAddress", text, p, err)
+	for _, in := range []string{"", "/", "02/", "/01", "02//01", "20/01", "20", "002", "+2", "-2", "02.8", "02.", "02.1.1",
+		"0x2", "../../x", "02/01\n", "02 /01", "/dev/vda", "g0"} {
+		if got, err := ParsePCIPath(in); !errors.Is(err, ErrAddress) {
+			t.Errorf("%q: %+v, %v; want ErrAddress", in, got, err)
 		}
 	}
 }
 
-func FuzzParsePCIPath(f *testing.F) {
-	for _, seed := range []string{"02/01", "20/00/03", "1e.0/1f.7", "05", "///", "02/01.8"} {
+func TestSCSIAddresses(t *testing.T) {
+	for _, tc := range []struct {
+		in   string
+		want SCSIAddress
+	}{
+		{"0:0", SCSIAddress{}},
+		{"0:255", SCSIAddress{LUN: 255}},
+		{"255:16383", SCSIAddress{ID: 255, LUN: 16383}},
+	} {
+		if got, err := ParseSCSIAddress(tc.in); err != nil || got != tc.want || got.String() != tc.in {
+			t.Errorf("%q: %v, %v; want %v", tc.in, got, err, tc.want)
+		}
+	}
+	for _, in := range []string{"", "0", ":", "0:", ":0", "256:0", "0:16384", "-1:0", "+1:0", "0:0:0", "0x1:0", "a:b", "0:0\n"} {
+		if got, err := ParseSCSIAddress(in); !errors.Is(err, ErrAddress) {
+			t.Errorf("%q: %v, %v; want ErrAddress", in, got, err)
+		}
+	}
+}
+
+// What is accepted has one meaning: written and read again it is the same, and it stays in its bounds.
+func FuzzPCIPath(f *testing.F) {
+	for _, seed := range []string{"02/01", "20/00/01", "1f.7", "", "ff/ff/ff"} {
 		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, text string) {
-		p, err := ParsePCIPath(text)
+	f.Fuzz(func(t *testing.T, in string) {
+		p, err := ParsePCIPath(in)
 		if err != nil {
-			if !errors.Is(err, ErrAddress) {
-				t.Errorf("%q: %v is no ErrAddress", text, err)
-			}
 			return
 		}
 		again, err := ParsePCIPath(p.String())
-		if err != nil || again.String() != p.String() || again.Root != p.Root || len(again.Slots) != len(p.Slots) {
-			t.Errorf("%q: %+v, and read again %+v, %v", text, p, again, err)
+		if err != nil || again.Root != p.Root || !slices.Equal(again.Slots, p.Slots) {
+			t.Errorf("%q is %+v, written as %q, and read again as %+v, %v", in, p, p, again, err)
+		}
+		for _, s := range p.Slots {
+			if s.Device > 31 || s.Function > 7 {
+				t.Errorf("%q has the impossible slot %v", in, s)
+			}
 		}
 	})
 }
 
-func TestSCSIAddresses(t *testing.T) {
-	for text, want := range map[string]SCSIAddress{"0:0": {}, "1:255": {1, 255}, "255:16383": {255, 16383}} {
-		if a, err := ParseSCSIAddress(text); err != nil || a != want || a.String() != text {
-			t.Errorf("%q: %+v, %v", text, a, err)
-		}
+func FuzzSCSIAddress(f *testing.F) {
+	for _, seed := range []string{"0:0", "255:16383", "1:", "a:b"} {
+		f.Add(seed)
 	}
-	for _, text := range []string{"", ":", "1", "1:", ":1", "256:0", "0:16384", "-1:0", "0:0:0", "a:b", "0:0 ", "+1:0"} {
-		if a, err := ParseSCSIAddress(text); !errors.Is(err, ErrAddress) {
-			t.Errorf("%q: %+v, %v; want ErrAddress", text, a, err)
-		}
-	}
-}
-
-func FuzzParseSCSIAddress(f *testing.F) {
-	f.Add("0:1")
-	f.Add("255:16383")
-	f.Add(":")
-	f.Fuzz(func(t *testing.T, text string) {
-		a, err := ParseSCSIAddress(text)
+	f.Fuzz(func(t *testing.T, in string) {
+		a, err := ParseSCSIAddress(in)
 		if err != nil {
 			return
 		}
-		if again, err := ParseSCSIAddress(a.String()); err != nil || again != a {
-			t.Errorf("%q: %+v, and read again %+v, %v", text, a, again, err)
+		if again, err := ParseSCSIAddress(a.String()); err != nil || again != a || a.LUN > maxLUN {
+			t.Errorf("%q is %v, and read again %v, %v", in, a, again, err)
 		}
 	})
 }
