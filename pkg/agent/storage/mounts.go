@@ -74,7 +74,11 @@ func (m *Mounts) Add(ctx context.Context, s *agentproto.Storage) error {
 		return err
 	}
 	defer e.release()
-	if e.users > 0 {
+	there, err := e.isThere(r.mountPoint)
+	if err != nil {
+		return fmt.Errorf("storage %q at %s: %w", r.source, r.mountPoint, err)
+	}
+	if there {
 		e.users++
 		return nil
 	}
@@ -83,11 +87,24 @@ func (m *Mounts) Add(ctx context.Context, s *agentproto.Storage) error {
 	if err != nil {
 		return fmt.Errorf("storage %q at %s: %w", r.source, r.mountPoint, err)
 	}
-	e.users, e.volume = 1, volume
+	e.users, e.volume = e.users+1, volume
 	e.shared = r.shared || staysUntilTheEnd(r.driver)
 	slog.Info("storage is mounted", "driver", r.driver, "source", r.source, "fstype", r.fstype,
 		"mount_point", r.mountPoint, "took", time.Since(begin))
 	return nil
+}
+
+// isThere says whether there is something for one more user. A volume whose release failed half way has its last user
+// still and is unmounted: counted only, the next one would write into the folder and lose it with the machine.
+func (e *entry) isThere(mountPoint string) (bool, error) {
+	if e.users == 0 || e.volume == nil {
+		return e.users > 0, nil
+	}
+	_, err := filesystem.MountAt(mountPoint)
+	if errors.Is(err, filesystem.ErrNotMounted) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // mount has the driver do its work.

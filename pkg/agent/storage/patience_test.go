@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/module"
@@ -87,11 +89,22 @@ func TestAFileSystemThatCannotGrowIsMountedAllTheSame(t *testing.T) {
 	if out, err := exec.Command("mkfs.ext2", "-q", node, "32M").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	m := mountsOf(t)
+	if err := m.Add(t.Context(), &agentproto.Storage{
+		Driver: "blk", Source: node, Fstype: "ext2", DriverOptions: []string{OptionGrow + "=" + growOnMount},
+		MountPoint: filepath.Join(t.TempDir(), "volume"),
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// mountsOf is a Mounts that runs this host's own tools.
+func mountsOf(t *testing.T) *Mounts {
+	t.Helper()
 	events, err := device.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer events.Close()
 	modules, err := module.Open("/no/list/here")
 	if err != nil {
 		t.Fatal(err)
@@ -107,11 +120,35 @@ func TestAFileSystemThatCannotGrowIsMountedAllTheSame(t *testing.T) {
 		if err := m.ReleaseAll(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
+		events.Close()
 	})
-	if err := m.Add(t.Context(), &agentproto.Storage{
-		Driver: "blk", Source: node, Fstype: "ext2", DriverOptions: []string{OptionGrow + "=" + growOnMount},
+	return m
+}
+
+func TestAVolumeWhoseReleaseFailedHalfWayIsMountedForTheNextUser(t *testing.T) {
+	s := &agentproto.Storage{
+		Driver: "blk", Source: loopDisk(t), Fstype: "ext4", DriverOptions: []string{OptionFormat + "=" + formatIfBlank},
 		MountPoint: filepath.Join(t.TempDir(), "volume"),
-	}); err != nil {
-		t.Error(err)
+	}
+	m := mountsOf(t)
+	if err := m.Add(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(s.MountPoint, 0); err != nil { // as Release does before it waits for the device
+		t.Fatal(err)
+	}
+	if err := m.Add(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := filesystem.MountAt(s.MountPoint); err != nil {
+		t.Fatalf("the next user gets a folder of the guest's own: %v", err)
+	}
+	for _, mounted := range []bool{true, false} { // the first one's second try, and the second one's
+		if err := m.Release(t.Context(), s.MountPoint); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := filesystem.MountAt(s.MountPoint); (err == nil) != mounted {
+			t.Errorf("mounted: %v, want %v", err == nil, mounted)
+		}
 	}
 }
