@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -68,6 +69,7 @@ func (n *node) tell(ctx context.Context, v pool.Volume) error {
 	if err != nil {
 		return err
 	}
+	told := false
 	for _, p := range publications {
 		if err := n.updateRecord(ctx, p, v); err != nil {
 			return err
@@ -76,7 +78,17 @@ func (n *node) tell(ctx context.Context, v pool.Volume) error {
 			if err := n.guests.resize(ctx, sandbox, p.record.Device, v.SizeBytes); err != nil {
 				return err
 			}
+			told = true
 		}
+	}
+	if told {
+		return nil
+	}
+	// A record that cannot be read, or a runtime that claims nothing, hides a machine from the list. Its file system
+	// has not grown, and the caller must not believe that it has.
+	if err := n.pool.CheckUnlocked(v.ID); err != nil {
+		return fmt.Errorf("the image of volume %s has %d bytes now, but no readable record says which machine has it, so its "+
+			"file system follows when the pod is started again: %w", v.ID, v.SizeBytes, err)
 	}
 	return nil
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -72,6 +74,20 @@ func TestExpandWithoutAMachineGrowsTheImage(t *testing.T) {
 	if len(s.asked()) != 0 {
 		t.Errorf("a dead machine was asked for %v", s.asked())
 	}
+}
+
+// A torn record says nothing of the volume it is for, and the machine goes on writing.
+func TestExpandIsNotDoneWhileAMachineThatNoRecordNamesHasTheImage(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("pvc")
+	image, err := os.OpenFile(v.image(), os.O_RDWR, 0)
+	must(t, err)
+	must(t, unix.FcntlFlock(image.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1}))
+	_, err = v.expand(t.Context(), target, 2*gib)
+	refused(t, err, codes.FailedPrecondition, "no readable record")
+	must(t, image.Close())
+	_, err = v.expand(t.Context(), target, 2*gib)
+	must(t, err)
 }
 
 func TestExpandNeverShrinks(t *testing.T) {

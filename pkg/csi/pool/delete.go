@@ -23,7 +23,7 @@ func (p *Pool) Delete(_ context.Context, id string) error {
 	if !found {
 		return nil
 	}
-	if err := p.checkUnlocked(id); err != nil {
+	if err := p.CheckUnlocked(id); err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	// From the rename on the volume is gone, whatever happens to its content: scan finishes what a crash interrupts.
@@ -55,9 +55,9 @@ func (p *Pool) renameAway(id string) error {
 	return change.commit()
 }
 
-// checkUnlocked asks the kernel whether anybody holds a lock on the image. QEMU locks bytes of every image it has
-// open, so this finds a machine that no record speaks of any more.
-func (p *Pool) checkUnlocked(id string) error {
+// CheckUnlocked asks the kernel whether anybody holds a lock on the image, and returns ErrImageInUse if so. QEMU locks
+// bytes of every image it has open, so this finds a machine that no record speaks of any more.
+func (p *Pool) CheckUnlocked(id string) error {
 	f, err := openFolder(p.root, id)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
