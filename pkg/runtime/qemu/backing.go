@@ -22,7 +22,7 @@ type backing struct {
 // openBacking opens a regular file or a block device for reading, or for reading and writing. Anything else, like a
 // pipe or a folder, is refused without being opened. Symbolic links are followed: /dev/mapper is full of them.
 //
-// A block device is opened for writing with O_EXCL, which the kernel refuses while the device is mounted or used by
+// A block device is opened with O_EXCL, which the kernel refuses while the device is mounted or used by
 // another writer (ErrInUse), and which keeps the host from mounting it as long as the machine has it. Regular files
 // rely on QEMU's own locks, which hold between machines on one host.
 func openBacking(path string, readOnly bool) (_ *backing, err error) {
@@ -50,9 +50,9 @@ func openBacking(path string, readOnly bool) (_ *backing, err error) {
 	flags := os.O_RDONLY
 	if !readOnly {
 		flags = os.O_RDWR
-		if b.block {
-			flags |= unix.O_EXCL
-		}
+	}
+	if b.block {
+		flags |= unix.O_EXCL // also for reading: a host that mounted it would write under the guest
 	}
 	b.data, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), flags, 0)
 	if errors.Is(err, unix.EBUSY) {
