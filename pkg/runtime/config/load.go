@@ -75,7 +75,7 @@ func find(path string, defaults []string, env string) (string, error) {
 	if path != "" {
 		file, err := filepath.EvalSymlinks(path)
 		if err != nil {
-			return "", fmt.Errorf("configuration named by the runtime's options: %w", err)
+			return "", fmt.Errorf("configuration %s, named by the runtime's options: %w", path, err)
 		}
 		return file, nil
 	}
