@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -78,7 +77,10 @@ func run(ctx context.Context, console *boot.Console) error {
 	if err := modules.Load(module.Boot); err != nil {
 		return err
 	}
-	if err := errors.Join(boot.MountLate(), boot.EnableControllers(), boot.LoopbackUp()); err != nil {
+	if err := boot.MountLate(); err != nil {
+		return err
+	}
+	if err := errors.Join(boot.EnableControllers(), boot.LoopbackUp()); err != nil {
 		return err
 	}
 	console.Attach("/dev/hvc0", "/dev/console")
@@ -107,8 +109,7 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	if err != nil {
 		return err
 	}
-	wanted := module.Wanted()
-	if slices.Contains(wanted, module.Vsock) {
+	if module.Has(module.VsockDevice) {
 		if err := modules.Load(module.Vsock); err != nil {
 			return err
 		}
@@ -126,11 +127,9 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ctx, listener) }()
 	slog.Info("the agent serves", "address", address, "version", version.Version)
-	// Now that the host has its answer there is time for what it will want
-	// next. Whoever wants it sooner waits for the same work.
-	for _, group := range wanted {
-		if err := modules.Load(group); err != nil {
-			slog.Warn("some hardware cannot be used", "error", err)
+	if module.Has(module.EntropyDevice) {
+		if err := modules.Load(module.Entropy); err != nil {
+			slog.Warn("the host's random numbers cannot be had", "error", err)
 		}
 	}
 	select {

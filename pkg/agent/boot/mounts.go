@@ -111,11 +111,10 @@ func EnableControllers() error {
 		return fmt.Errorf("cgroup of the containers: %w", err)
 	}
 	for _, dir := range []string{top, CgroupRoot} {
-		for _, controller := range strings.Fields(string(data)) {
-			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
-			if err != nil {
-				return fmt.Errorf("enable cgroup controller %s in %s: %w", controller, dir, err)
-			}
+		// All in one go: each change waits for the whole machine.
+		enable := "+" + strings.Join(strings.Fields(string(data)), " +")
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(enable), 0); err != nil {
+			return fmt.Errorf("enable cgroup controllers %s in %s: %w", enable, dir, err)
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
 // Package module loads the guest's kernel modules from the list that the image
-// carries. A group is loaded at its first use, so that a machine does not pay
-// at boot for a file system it never mounts.
+// carries, each at its first use, so that a machine does not pay at boot for a
+// file system it never mounts.
 //
 // The list is made with the image; which modules belong to a group, and in
 // which order, is decided there.
@@ -31,27 +31,33 @@ const ListPath = "/etc/katadirect/modules.json"
 const (
 	Boot    = "boot"    // what the agent channel and disks need
 	Network = "network" // virtio network cards
-	Share   = "share"   // virtio-fs and overlayfs
 	SCSI    = "scsi"    // virtio SCSI disks
 	Vsock   = "vsock"   // the agent channel, where the machine has one
 	Entropy = "entropy" // the host's random numbers
 )
 
+// Single modules that the agent asks for by name.
+const (
+	VirtioFS = "virtiofs"
+	Overlay  = "overlay"
+)
+
 // ErrUnknown is returned for a module that is not in the image.
 var ErrUnknown = errors.New("kernel module is not in the image")
 
-// Loader loads groups of modules, each once.
+// Loader loads modules, each once.
 type Loader struct {
 	groups map[string][]string
+	insert func(path, parameters string) error
 
-	mu     sync.Mutex
-	loaded map[string]func() error
+	mu     sync.Mutex // held while the kernel loads
+	loaded map[string]bool
 }
 
 // Open reads the list. An image without one has everything built into its
 // kernel.
 func Open(path string) (*Loader, error) {
-	l := &Loader{loaded: make(map[string]func() error)}
+	l := &Loader{insert: insert, loaded: make(map[string]bool)}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -68,71 +74,60 @@ func Open(path string) (*Loader, error) {
 // Load loads a group, or waits until another caller has. A group that the
 // image does not list is taken to be built into the kernel.
 func (l *Loader) Load(group string) error {
-	l.mu.Lock()
-	load, ok := l.loaded[group]
-	if !ok {
-		load = sync.OnceValue(func() error { return l.loadAll(group) })
-		l.loaded[group] = load
+	if err := l.loadAll(l.groups[group], ""); err != nil {
+		return fmt.Errorf("kernel modules for %s: %w", group, err)
 	}
-	l.mu.Unlock()
-	return load()
-}
-
-func (l *Loader) loadAll(group string) error {
-	begin := time.Now()
-	for _, path := range l.groups[group] {
-		if err := insert(path, ""); err != nil {
-			return fmt.Errorf("load kernel modules for %s: %w", group, err)
-		}
-	}
-	slog.Debug("kernel modules are loaded", "group", group, "took", time.Since(begin))
 	return nil
 }
 
-// virtioGroups are the groups that the virtio devices with these ids want
-// (include/uapi/linux/virtio_ids.h).
-var virtioGroups = map[string]string{
-	"0x0001": Network,
-	"0x0004": Entropy,
-	"0x0013": Vsock,
-	"0x001a": Share,
-}
-
-// Wanted returns the groups that the machine's virtio devices want beyond Boot.
-func Wanted() []string {
-	files, _ := filepath.Glob("/sys/bus/virtio/devices/*/device")
-	var groups []string
-	for _, file := range files {
-		id, err := os.ReadFile(file)
-		group, ok := virtioGroups[strings.TrimSpace(string(id))]
-		if err == nil && ok && !slices.Contains(groups, group) {
-			groups = append(groups, group)
+// LoadModule loads one module by name, and before it what stands before it in
+// the image's list: that is what it may depend on. The parameters are the
+// module's own. A module that the kernel has built in is fine without
+// parameters.
+func (l *Loader) LoadModule(name string, parameters ...string) error {
+	suffix := "/" + canonical(name) + ".ko"
+	for _, files := range l.groups {
+		at := slices.IndexFunc(files, func(file string) bool { return strings.HasSuffix(canonical(file), suffix) })
+		if at >= 0 {
+			return l.loadAll(files[:at+1], strings.Join(parameters, " "))
 		}
 	}
-	return groups
-}
-
-// Insert loads one module by name, with parameters. What it depends on must be
-// in the image's list before it, in the same group.
-func (l *Loader) Insert(name string, parameters []string) error {
-	wanted := "/" + canonical(name) + ".ko"
-	for _, paths := range l.groups {
-		for i, path := range paths {
-			if !strings.HasSuffix(canonical(path), wanted) {
-				continue
-			}
-			for _, before := range paths[:i] {
-				if err := insert(before, ""); err != nil {
-					return err
-				}
-			}
-			return insert(path, strings.Join(parameters, " "))
-		}
-	}
-	if _, err := os.Stat("/sys/module/" + canonical(name)); err == nil {
-		return nil // built in, or loaded
+	if _, err := os.Stat(filepath.Join("/sys/module", canonical(name))); err == nil || builtIn(name) {
+		return nil
 	}
 	return fmt.Errorf("%w: %s", ErrUnknown, name)
+}
+
+// builtIn says whether the kernel knows a file system by that name, which is
+// how overlay and the like show when they are no modules.
+func builtIn(name string) bool {
+	data, err := os.ReadFile("/proc/filesystems")
+	return err == nil && slices.Contains(strings.Fields(string(data)), name)
+}
+
+// loadAll loads files in their order; parameters are for the last.
+func (l *Loader) loadAll(files []string, parameters string) error {
+	if len(files) == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, file := range files {
+		if l.loaded[file] {
+			continue
+		}
+		its := ""
+		if i == len(files)-1 {
+			its = parameters
+		}
+		begin := time.Now()
+		if err := l.insert(file, its); err != nil {
+			return err
+		}
+		l.loaded[file] = true
+		slog.Debug("kernel module is loaded", "file", file, "took", time.Since(begin))
+	}
+	return nil
 }
 
 // canonical is a module's one name: the kernel does not tell - from _.
@@ -141,11 +136,33 @@ func canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
 func insert(path, parameters string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("kernel module: %w", err)
+		return err
 	}
 	defer f.Close()
 	if err := unix.FinitModule(int(f.Fd()), parameters, 0); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("kernel module %s: %w", path, err)
+		return fmt.Errorf("load %s: %w", path, err)
 	}
 	return nil
 }
+
+// Has says whether the machine has a virtio device of that kind
+// (include/uapi/linux/virtio_ids.h).
+func Has(id VirtioID) bool {
+	files, _ := filepath.Glob("/sys/bus/virtio/devices/*/device")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err == nil && strings.TrimSpace(string(data)) == string(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// VirtioID is a kind of virtio device, as sysfs writes it.
+type VirtioID string
+
+// Kinds of devices that the agent looks for.
+const (
+	EntropyDevice VirtioID = "0x0004"
+	VsockDevice   VirtioID = "0x0013"
+)

@@ -92,7 +92,7 @@ func (s *Sandbox) Create(ctx context.Context, req *agentproto.CreateSandboxReque
 	defer undo.OnError(ctx, &err)
 
 	for _, m := range req.GetKernelModules() {
-		if err := s.Modules.Insert(m.GetName(), m.GetParameters()); err != nil {
+		if err := s.Modules.LoadModule(m.GetName(), m.GetParameters()...); err != nil {
 			return fmt.Errorf("create sandbox: %w", err)
 		}
 	}

@@ -107,7 +107,7 @@ func makeLocal(r request) error {
 // mountShare mounts a folder of the host's, by the tag that the machine gave
 // it.
 func (m *Mounts) mountShare(r request) error {
-	if err := m.Modules.Load(module.Share); err != nil {
+	if err := m.Modules.LoadModule(module.VirtioFS); err != nil {
 		return err
 	}
 	if err := filesystem.Mount(r.source, r.mountPoint, "virtiofs", r.mount); err != nil {
@@ -154,7 +154,7 @@ func makeTarget(path string, isDir bool) error {
 
 // mountOverlay mounts layers that are in the guest already.
 func (m *Mounts) mountOverlay(r request) error {
-	if err := m.Modules.Load(module.Share); err != nil {
+	if err := m.Modules.LoadModule(module.Overlay); err != nil {
 		return err
 	}
 	if err := filesystem.Mount("overlay", r.mountPoint, "overlay", r.mount); err != nil {
