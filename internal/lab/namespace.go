@@ -23,6 +23,7 @@ type namespace struct {
 	alive  io.Closer // init's standard input: init ends when it is closed, also by our death
 	ended  chan struct{}
 	ns     map[string]*os.File
+	root   *os.File
 	procID string // identity of the process namespace, as in /proc/PID/ns/pid
 }
 
@@ -81,6 +82,9 @@ func (n *namespace) open() error {
 		n.ns[kind] = f
 	}
 	var err error
+	if n.root, err = os.Open(fmt.Sprintf("/proc/%d/root", n.init.Process.Pid)); err != nil {
+		return err
+	}
 	n.procID, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", n.init.Process.Pid))
 	return err
 }
@@ -114,6 +118,10 @@ func (n *namespace) enter() error {
 		if err := unix.Setns(int(f.Fd()), 0); err != nil {
 			return fmt.Errorf("enter the lab's %s namespace: %w", kind, err)
 		}
+	}
+	// Entering leads to the root of all mounts, which is not ours when we run in a chroot.
+	if err := errors.Join(unix.Fchdir(int(n.root.Fd())), unix.Chroot(".")); err != nil {
+		return fmt.Errorf("enter the lab's root: %w", err)
 	}
 	return nil
 }
@@ -149,6 +157,9 @@ func isZombie(pid int) bool {
 func (n *namespace) close(ctx context.Context) error {
 	for _, f := range n.ns {
 		_ = f.Close()
+	}
+	if n.root != nil {
+		_ = n.root.Close()
 	}
 	_ = n.alive.Close()
 	select {
