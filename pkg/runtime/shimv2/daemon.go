@@ -8,12 +8,16 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/durable"
 )
 
 // Bounds on the way out. A machine that does not stop is killed well before closeTimeout.
@@ -66,13 +70,27 @@ func serve(o options, c Config) (err error) {
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(context.Background(), listener) }()
-	fmt.Fprint(report, readyWord)
-	report.Close()
+	err = tellReady(o.bundle, report)
 	report = nil
-	log.Info("shim started", "pid", os.Getpid())
-
-	err = waitForEnd(signals, done, served, log)
+	if err == nil {
+		log.Info("shim started", "pid", os.Getpid())
+		err = waitForEnd(signals, done, served, log)
+	}
 	return errors.Join(err, leave(service, server, events, listener, log))
+}
+
+// tellReady fails if nobody listens any more: a start command that was killed has told nobody of this daemon. The pid
+// is on disk before, by this process and not by the start command, so that delete finds a daemon whatever became of that.
+func tellReady(bundle string, report *os.File) error {
+	err := durable.WriteFile(filepath.Join(bundle, pidFile), []byte(strconv.Itoa(os.Getpid())), 0o600)
+	if err != nil {
+		fmt.Fprint(report, err)
+		return errors.Join(err, report.Close())
+	}
+	if _, err := fmt.Fprint(report, readyWord); err != nil {
+		return errors.Join(fmt.Errorf("the start command is gone: %w", err), report.Close())
+	}
+	return report.Close()
 }
 
 // waitForEnd returns when the daemon is to go: nil if it was asked to.
@@ -114,9 +132,11 @@ func leave(service Service, server *ttrpc.Server, events *Publisher, l net.Liste
 	if server.Shutdown(answer) != nil {
 		server.Close() // a client that waits for something that will not come
 	}
-	err = errors.Join(err, removed)
-	log.Info("shim ended", "error", err)
-	return err
+	if err = errors.Join(err, removed); err != nil {
+		return err // Main writes it to stderr, which is the log
+	}
+	log.Info("shim ended")
+	return nil
 }
 
 // inheritListener takes the socket over from the start command.

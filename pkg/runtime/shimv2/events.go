@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,7 +63,7 @@ func NewPublisher(address, namespace string, log *slog.Logger) *Publisher {
 }
 
 // Publish queues an event behind those before it. It never waits. When containerd has been away for so long that the
-// queue is full, the oldest goes.
+// queue is full, the oldest goes, but before any other the oldest report of an OOM kill.
 func (p *Publisher) Publish(topic string, event proto.Message) {
 	value, err := proto.Marshal(event)
 	if err != nil {
@@ -82,7 +83,8 @@ func (p *Publisher) Publish(topic string, event proto.Message) {
 	}
 	p.mu.Lock()
 	if len(p.queue) >= maxEvents {
-		p.queue = p.queue[1:]
+		at := p.leastMissed()
+		p.queue = slices.Delete(p.queue, at, at+1)
 		p.dropped++
 	}
 	p.queue = append(p.queue, envelope)
@@ -91,6 +93,14 @@ func (p *Publisher) Publish(topic string, event proto.Message) {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// topicOOM is of the only events of which a guest can make as many as it likes; they must not push out an exit.
+const topicOOM = "/tasks/oom"
+
+// leastMissed is the place of the event to drop. It is called with mu held.
+func (p *Publisher) leastMissed() int {
+	return max(0, slices.IndexFunc(p.queue, func(e *types.Envelope) bool { return e.GetTopic() == topicOOM }))
 }
 
 // Flush waits until everything has arrived.

@@ -60,6 +60,31 @@ func TestEventsArriveInOrder(t *testing.T) {
 	wantEvents(t, p, s, 0, 500)
 }
 
+func TestAGuestsOOMReportsPushOutNoExit(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s") // containerd is away
+	p := NewPublisher(path, "test", quiet())
+	defer p.Close()
+	const exits = 10
+	publish(p, 0, exits)
+	for range 2 * maxEvents {
+		p.Publish(topicOOM, &events.TaskOOM{ContainerID: "c0"})
+	}
+	s := newEventsServer(t, path)
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := s.await(maxEvents)
+	for i, e := range got[:exits] {
+		if e.GetTopic() != "/tasks/exit" {
+			t.Fatalf("event %d of %d is %s, want the exits first, and all of them", i, len(got), e.GetTopic())
+		}
+	}
+	if len(got) > maxEvents+1 { // one may come twice
+		t.Errorf("%d events were kept, want %d at most", len(got), maxEvents)
+	}
+}
+
 func TestEventsSurviveARestartOfContainerd(t *testing.T) {
 	t.Parallel()
 	s := newEventsServer(t, filepath.Join(t.TempDir(), "s"))

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katadirect/katadirect/internal/durable"
 	"github.com/katadirect/katadirect/internal/rollback"
 )
@@ -40,6 +42,11 @@ func start(o options, c Config) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := lock(o.bundle)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	address := socketAddress(o, sandboxID)
 	if sandboxID != o.id {
 		if !answers(address) {
@@ -53,6 +60,25 @@ func start(o options, c Config) error {
 	}
 	_, err = fmt.Print(address)
 	return err
+}
+
+// lock makes two starts for one bundle come one after the other: at the same time each would take the other's socket,
+// before it listens, for that of a dead shim. The lock ends with the process at the latest.
+func lock(bundle string) (unlock func(), err error) {
+	dir, err := os.Open(bundle)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the bundle %s: %w", bundle, err), dir.Close())
+	}
+	return func() { dir.Close() }, nil
 }
 
 // launch makes the socket and starts the daemon behind it. When it returns, the daemon serves.
@@ -92,10 +118,7 @@ func launch(o options, address string) (err error) {
 	if err := awaitReady(ready); err != nil {
 		return err
 	}
-	if err := raiseOOMScore(cmd.Process.Pid); err != nil {
-		return err
-	}
-	return durable.WriteFile(filepath.Join(o.bundle, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600)
+	return raiseOOMScore(cmd.Process.Pid)
 }
 
 // daemonCommand is this program again, without a command. It gets

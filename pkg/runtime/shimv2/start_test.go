@@ -1,11 +1,16 @@
 package shimv2
 
 import (
+	"bytes"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"golang.org/x/sys/unix"
@@ -87,6 +92,122 @@ func TestStartIsRepeatable(t *testing.T) {
 	}
 	if err := unix.Kill(atoi(t, string(pid)), unix.SIGKILL); err != nil {
 		t.Error(err)
+	}
+}
+
+// The socket of a shim that is just being started looks like that of a dead one until it listens.
+func TestStartsOfOneBundleComeOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	bundle := r.bundle("c1", "")
+	unlock, err := lock(bundle) // as another start command
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	address := socketAddress(options{namespace: "test", address: filepath.Join(r.dir, "containerd.sock")}, "c1")
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: socketPath(address)}); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(socketPath(address))
+
+	start := r.shim(bundle, "c1", "start")
+	var out bytes.Buffer
+	start.Stdout, start.Stderr = &out, &out
+	if err := start.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitLockWaiter(bundle)
+	if err := unix.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := start.Wait(); err != nil || out.String() != address {
+		t.Errorf("start: %v: %q, want %s", err, &out, address)
+	}
+	if exists(filepath.Join(bundle, pidFile)) {
+		t.Error("there is a second daemon")
+	}
+}
+
+// awaitLockWaiter waits until a process waits for the lock on a folder.
+func (r *rig) awaitLockWaiter(dir string) {
+	r.Helper()
+	info, err := os.Stat(dir)
+	if err != nil {
+		r.Fatal(err)
+	}
+	inode := fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino)
+	for limit := time.Now().Add(patience); time.Now().Before(limit); time.Sleep(time.Millisecond) {
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			r.Fatal(err)
+		}
+		for line := range strings.Lines(string(locks)) {
+			if strings.Contains(line, "-> FLOCK") && strings.Contains(line, inode) {
+				return
+			}
+		}
+	}
+	r.Fatal("nobody waits for the lock")
+}
+
+// halfStarted is a daemon whose start command has come no further than to start it.
+func (r *rig) halfStarted(bundle, id string) (_ *exec.Cmd, ready *os.File) {
+	r.Helper()
+	o := options{namespace: "test", address: filepath.Join(r.dir, "containerd.sock"), id: id, bundle: bundle}
+	l, err := listen(socketAddress(o, id))
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := l.File()
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer socket.Close()
+	ready, report, err := os.Pipe()
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer report.Close()
+	cmd, err := daemonCommand(o, socket, report)
+	if err != nil {
+		r.Fatal(err)
+	}
+	cmd.Env = append(append(os.Environ(), asShim+"=1"), r.env...)
+	if err := cmd.Start(); err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); _ = os.Remove(l.Addr().String()) })
+	return cmd, ready
+}
+
+func TestADaemonWhoseStartWasKilledGoes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	cmd, ready := r.halfStarted(r.bundle("c1", ""), "c1")
+	ready.Close()
+	r.awaitEnd(cmd.Process.Pid)
+}
+
+func TestDeleteFindsADaemonWhoseStartWasKilledAtTheLastMoment(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	bundle := r.bundle("c1", "")
+	cmd, ready := r.halfStarted(bundle, "c1")
+	defer ready.Close()
+	if err := awaitReady(ready); err != nil {
+		t.Fatal(err)
+	}
+	r.delete(bundle, "c1")
+	if !isZombie(t, cmd.Process.Pid) {
+		t.Error("the daemon still lives")
 	}
 }
 
