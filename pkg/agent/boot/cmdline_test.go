@@ -6,36 +6,52 @@ import (
 	"time"
 )
 
-func TestCmdlineSettings(t *testing.T) {
-	nothing := Params{LogLevel: slog.LevelInfo}
+func TestCommandLine(t *testing.T) {
 	for _, tc := range []struct {
-		name, cmdline string
-		want          Params
+		cmdline string
+		want    Params
 	}{
-		{"nothing said", "quiet panic=-1\n", nothing},
-		{"all of them", "quiet agent.log=debug agent.server_addr=vsock://-1:1024 agent.hotplug_timeout=7 agent.container_pipe_size=1048576",
-			Params{slog.LevelDebug, "vsock://-1:1024", 7 * time.Second, 1 << 20}},
-		{"the last counts", "agent.log=debug agent.log=error", Params{LogLevel: slog.LevelError}},
-		{"zero and nonsense are left alone", "agent.hotplug_timeout=0 agent.container_pipe_size=-1 agent.log=loud agent.hotplug_timeout=9999999999999999999", nothing},
-		{"quotes keep blanks together", `dyndbg="file x +p agent.log=debug" agent.server_addr="vserial://a"`,
-			Params{LogLevel: slog.LevelInfo, ServerAddr: "vserial://a"}},
-		{"a longer name is another setting", "agent.logs=debug xagent.log=debug", nothing},
+		{"", Params{}},
+		{"quiet panic=-1 console=hvc0\n", Params{}},
+		{"agent.log=debug", Params{LogLevel: slog.LevelDebug}},
+		{"agent.log=warn agent.log=critical", Params{LogLevel: slog.LevelError}},
+		{"agent.log=loud", Params{}},
+		{"agent.server_addr=vserial://katadirect.agent.0 agent.hotplug_timeout=7",
+			Params{ServerAddr: "vserial://katadirect.agent.0", HotplugTimeout: 7 * time.Second}},
+		{"agent.hotplug_timeout=0 agent.container_pipe_size=-1", Params{}},
+		{"agent.hotplug_timeout=999999999999999999999", Params{}},
+		{"agent.container_pipe_size=65536", Params{PipeSize: 65536}},
+		{`dyndbg="file x +p" agent.server_addr="vsock://-1:1024"`, Params{ServerAddr: "vsock://-1:1024"}},
+		{"xagent.log=debug agent.logs=debug agent.log", Params{}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if got := ParseCmdline(tc.cmdline); got != tc.want {
-				t.Errorf("%q gives %+v, want %+v", tc.cmdline, got, tc.want)
-			}
-		})
+		if got := ParseCmdline(tc.cmdline); got != tc.want {
+			t.Errorf("%q: %+v, want %+v", tc.cmdline, got, tc.want)
+		}
 	}
 }
 
-// Whatever the command line is, the machine boots with settings that make sense.
-func FuzzCmdline(f *testing.F) {
-	f.Add(`quiet agent.log=debug agent.hotplug_timeout="3" agent.container_pipe_size=1`)
-	f.Add(`"agent.log=`)
+func FuzzParseCmdline(f *testing.F) {
+	f.Add("agent.log=debug agent.hotplug_timeout=3")
+	f.Add(`"a b"="c`)
 	f.Fuzz(func(t *testing.T, cmdline string) {
-		if p := ParseCmdline(cmdline); p.HotplugTimeout < 0 || p.PipeSize < 0 {
-			t.Errorf("%q gives %+v", cmdline, p)
+		p := ParseCmdline(cmdline)
+		if p.HotplugTimeout < 0 || p.PipeSize < 0 {
+			t.Errorf("%q: %+v", cmdline, p)
+		}
+		// A word of ours at the end counts, whatever stands before it and
+		// leaves no quotation open.
+		closed := cmdline + ` agent.server_addr=here`
+		if p := ParseCmdline(closed); p.ServerAddr != "here" && countQuotes(cmdline)%2 == 0 {
+			t.Errorf("%q: %+v", closed, p)
 		}
 	})
+}
+
+func countQuotes(s string) (n int) {
+	for _, r := range s {
+		if r == '"' {
+			n++
+		}
+	}
+	return n
 }
