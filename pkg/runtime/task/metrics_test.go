@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,8 +85,12 @@ func TestAnOOMKillIsReported(t *testing.T) {
 	}
 	r.start("c1", "")
 	r.sandbox.oom <- "no such container"
+	r.sandbox.oom <- strings.Repeat("x", 1<<20)
 	r.sandbox.oom <- "c1"
 	r.await("oom c1")
+	if n := len(r.log.String()); n > 1<<16 {
+		t.Errorf("the guest wrote %d bytes into the log", n)
+	}
 	r.sandbox.oom <- "no such container" // by now the first report is finished
 	if _, err := os.Stat(filepath.Join(req.GetBundle(), "oom")); err != nil {
 		t.Errorf("CRI-O would not know: %v", err)

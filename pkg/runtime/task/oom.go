@@ -14,6 +14,8 @@ const (
 	// oomPause is the pause after a report: a guest can invent as many kills as it likes, and each is an event that
 	// containerd hands to all who listen. The agent keeps what happens meanwhile.
 	oomPause = 100 * time.Millisecond
+	// maxGuestID is how much of an id that is the guest's invention goes to the log.
+	maxGuestID = 128
 )
 
 // watchOOM reports such kills for as long as the machine lives.
@@ -36,7 +38,8 @@ func (s *Service) watchOOM(p *pod) {
 func (s *Service) reportOOM(id string) {
 	c, err := s.container(id)
 	if err != nil {
-		s.log.Warn("the guest reports an OOM kill in a container that is not there", "container", id)
+		s.log.Warn("the guest reports an OOM kill in a container that is not there",
+			"container", id[:min(len(id), maxGuestID)])
 		return
 	}
 	c.init.log.Warn("a process was killed for want of memory")
