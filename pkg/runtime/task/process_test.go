@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -338,4 +340,50 @@ func TestTheSignalThatEndsTheShimEndsItsContainers(t *testing.T) {
 	r.await("exit c1")
 	_, err := r.client.Create(r.ctx, r.request(spec{id: "c2", args: forever(), annotations: inPod("c1")}))
 	wantCode(t, err, codes.Unavailable)
+}
+
+// Not parallel: it counts what the whole process has open.
+func TestHundredsOfExecsLeaveNothingBehind(t *testing.T) {
+	r := newRig(t, hooks{})
+	r.run(spec{id: "c1", args: forever()})
+	one := func(id string) {
+		stdin, stdout, stderr := fifo(t), fifo(t), fifo(t)
+		output, errors := reading(t, stdout), reading(t, stderr)
+		r.exec("c1", id, []string{"cat"}, StdioConfig{Stdin: stdin, Stdout: stdout, Stderr: stderr})
+		if _, err := r.client.CloseIO(r.ctx, &taskapi.CloseIORequest{ID: "c1", ExecID: id, Stdin: true}); err != nil {
+			t.Fatal(err)
+		}
+		r.start("c1", id)
+		wantEqual(t, "exit status", r.wait("c1", id), 0)
+		if _, err := r.delete("c1", id); err != nil {
+			t.Fatal(err)
+		}
+		output()
+		errors()
+	}
+	one("first")
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	for i := range 300 {
+		one(fmt.Sprintf("e%d", i))
+	}
+	// The last ones may still be on their way out.
+	const tolerance = 5
+	if now := openFiles(t); now > files+tolerance {
+		t.Errorf("%d files open, %d before", now, files)
+	}
+	if now := runtime.NumGoroutine(); now > goroutines+tolerance {
+		t.Errorf("%d goroutines, %d before", now, goroutines)
+	}
+	if c, _ := r.service.container("c1"); len(c.allExecs()) != 0 {
+		t.Errorf("%d execs remembered", len(c.allExecs()))
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }
