@@ -112,8 +112,12 @@ func (m *Machine) explain(err error) error {
 	if !errors.Is(err, qmp.ErrClosed) {
 		return err
 	}
-	<-m.done // follows within quitGrace
-	return m.gone()
+	select {
+	case <-m.done: // follows within quitGrace
+		return m.gone()
+	case <-time.After(quitGrace + killGrace):
+		return err // the host's kernel holds the process; the caller must not hang with it
+	}
 }
 
 // Stop implements vm.Machine. It asks QEMU to quit, kills it when it does not or when ctx ends, and waits for its
