@@ -41,11 +41,12 @@ build: ## the four programs, static, in bin/
 guest: build ## the guest's kernel and initrd, from Debian's packages, in the cache
 	@bin/katadirect guest build
 
-lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, generated code
+lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go.mod
 	@echo "lint"
 	@unformatted=$$(gofmt -l cmd internal pkg test); [ -z "$$unformatted" ] || { echo "not formatted (gofmt -w): $$unformatted"; exit 1; }
 	@go vet ./...
 	@$(STATICCHECK) ./...
+	@go mod tidy -diff >/dev/null || { echo 'go.mod does not state what is used (go mod tidy)'; exit 1; }
 
 generate: setup-test ## make the generated code again
 	@hack/generate.sh

@@ -189,25 +189,6 @@ func (m *bareMachine) plug(id, file string) error {
 	return err
 }
 
-// unplug takes a disk out that the guest has unmounted.
-func (m *bareMachine) unplug(id string) error {
-	if _, err := m.command("device_del", map[string]any{"id": id}); err != nil {
-		return err
-	}
-	// The device itself and its virtio half are both reported; the first is the signal that it has begun.
-	if _, err := m.next(func(a qmpMessage) bool { return a.Event == "DEVICE_DELETED" }); err != nil {
-		return err
-	}
-	for {
-		if _, err := m.command("blockdev-del", map[string]any{"node-name": "drive-" + id}); err == nil {
-			return nil
-		} else if !strings.Contains(err.Error(), "in use") {
-			return err
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // stop ends the machine and removes what it had.
 func (m *bareMachine) stop() {
 	for _, c := range m.conns {
