@@ -84,17 +84,24 @@ func Unmount(target string) error {
 	return nil
 }
 
-// removeEmpty removes an empty folder or file, and nothing more: what is left
-// in there is not ours to delete.
+// removeEmpty removes an empty folder or file. What is in there, or on a share
+// that cannot be written to, was there before and is not ours to delete.
 func removeEmpty(path string) error {
 	info, err := os.Lstat(path)
-	if err == nil && info.Mode().IsRegular() && info.Size() == 0 {
-		return os.Remove(path)
+	if err == nil && info.Mode().IsRegular() {
+		if info.Size() > 0 {
+			return nil
+		}
+		err = unix.Unlink(path)
+	} else {
+		err = unix.Rmdir(path)
 	}
-	if err := unix.Rmdir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, harmless := range []error{fs.ErrNotExist, unix.ENOTEMPTY, unix.EROFS, unix.EACCES, unix.EPERM} {
+		if errors.Is(err, harmless) {
+			return nil
+		}
 	}
-	return nil
+	return err
 }
 
 // WaitReleased waits until ctx ends for the kernel to let go of a device: a

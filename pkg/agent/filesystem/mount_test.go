@@ -94,14 +94,20 @@ func TestUnmountIsIdempotentAndNeverDeletesContent(t *testing.T) {
 		t.Errorf("the mount point is still there: %v", err)
 	}
 	folder := t.TempDir()
-	if err := os.WriteFile(filepath.Join(folder, "file"), nil, 0o600); err != nil {
+	full, empty := filepath.Join(folder, "full"), filepath.Join(folder, "empty")
+	if err := errors.Join(os.WriteFile(full, []byte("content"), 0o600), os.WriteFile(empty, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Unmount(folder); err == nil {
-		t.Error("a folder with a file in it was removed without an error")
+	for _, path := range []string{folder, full, empty} {
+		if err := Unmount(path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
-	if _, err := os.Stat(filepath.Join(folder, "file")); err != nil {
-		t.Errorf("content is gone: %v", err)
+	if data, err := os.ReadFile(full); err != nil || string(data) != "content" {
+		t.Errorf("content is gone: %q, %v", data, err)
+	}
+	if _, err := os.Lstat(empty); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an empty file that was a mount point is still there: %v", err)
 	}
 }
 
