@@ -70,7 +70,7 @@ func (c *container) forget(p *process) {
 	delete(c.execs, p.exec)
 }
 
-// processes returns the execs there are now.
+// allExecs returns the execs there are now.
 func (c *container) allExecs() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
