@@ -139,11 +139,14 @@ func (m *machine) running(t *testing.T, storages ...*agentproto.Storage) *contai
 	t.Helper()
 	s := spec("exec sleep 1000000")
 	for _, st := range storages {
-		s.Mounts = append(s.Mounts, specs.Mount{
-			Destination: "/data", Type: "bind", Source: st.GetMountPoint(), Options: []string{"rbind", "rprivate", "rw"},
-		})
+		s.Mounts = append(s.Mounts, mountAt("/data", st.GetMountPoint()))
 	}
 	return m.create(t, s, storages...).start()
+}
+
+// mountAt is a bind mount as the CRI has it.
+func mountAt(destination, source string) specs.Mount {
+	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}}
 }
 
 // run runs a script in the container and returns what it wrote and its status.
