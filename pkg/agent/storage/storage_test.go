@@ -3,13 +3,11 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -207,55 +205,6 @@ func TestABusyVolumeIsReportedAndReleasedLater(t *testing.T) {
 	}
 }
 
-func TestRequestsThatMakeNoSenseAreRefused(t *testing.T) {
-	r := newRig(t)
-	blk := func(change func(*agentproto.Storage)) *agentproto.Storage {
-		s := &agentproto.Storage{Driver: "blk", Source: "02/01", Fstype: "ext4", MountPoint: filepath.Join(r.dir, "x")}
-		change(s)
-		return s
-	}
-	for name, tc := range map[string]struct {
-		s    *agentproto.Storage
-		want error
-	}{
-		"no mount point":            {blk(func(s *agentproto.Storage) { s.MountPoint = "" }), ErrRequest},
-		"relative mount point":      {blk(func(s *agentproto.Storage) { s.MountPoint = "a/b" }), ErrRequest},
-		"the root as mount point":   {blk(func(s *agentproto.Storage) { s.MountPoint = "/x/.." }), ErrRequest},
-		"no file system type":       {blk(func(s *agentproto.Storage) { s.Fstype = "" }), ErrRequest},
-		"no source":                 {blk(func(s *agentproto.Storage) { s.Source = "" }), device.ErrAddress},
-		"a node outside of /dev":    {blk(func(s *agentproto.Storage) { s.Source = "/dev/../etc/passwd" }), device.ErrAddress},
-		"unknown driver":            {blk(func(s *agentproto.Storage) { s.Driver = "9p" }), ErrDriver},
-		"format at any rate":        {blk(func(s *agentproto.Storage) { s.DriverOptions = []string{OptionFormat + "=always"} }), ErrRequest},
-		"grow at some other time":   {blk(func(s *agentproto.Storage) { s.DriverOptions = []string{OptionGrow} }), ErrRequest},
-		"encryption":                {blk(func(s *agentproto.Storage) { s.DriverOptions = []string{"encryption_key=ephemeral"} }), ErrDriver},
-		"loop":                      {blk(func(s *agentproto.Storage) { s.Options = []string{"loop"} }), filesystem.ErrOptions},
-		"a group that is no number": {blk(func(s *agentproto.Storage) { s.Options = []string{"fsgid=root"} }), ErrRequest},
-		"a SCSI address that is none": {&agentproto.Storage{
-			Driver: "scsi", Source: "1", Fstype: "ext4", MountPoint: filepath.Join(r.dir, "x")}, device.ErrAddress},
-		"memory of a disk's type": {&agentproto.Storage{
-			Driver: "ephemeral", Fstype: "ext4", MountPoint: filepath.Join(r.dir, "x")}, ErrRequest},
-		"a device that never comes": {blk(func(s *agentproto.Storage) { s.Source = "1f/1f" }), device.ErrTimeout},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if err := r.Add(t.Context(), tc.s); !errors.Is(err, tc.want) {
-				t.Errorf("%v, want %v", err, tc.want)
-			}
-		})
-	}
-	if _, err := os.Lstat(filepath.Join(r.dir, "x")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("something was made: %v", err)
-	}
-}
-
-func TestUnknownDriverOptionsArePassedOver(t *testing.T) {
-	got, err := parse(&agentproto.Storage{
-		Driver: "blk", MountPoint: "/x", DriverOptions: []string{"encryption_key=secret", "new-thing", ifBlankOption},
-	})
-	if err != nil || !got.formatIfBlank || got.ephemeral || got.growOnMount {
-		t.Errorf("%+v, %v", got, err)
-	}
-}
-
 func TestBindIsNoOptionForADevice(t *testing.T) {
 	r := newRig(t)
 	s := r.disk(ifBlankOption)
@@ -290,83 +239,5 @@ func TestHealthAndResizeOfVolumes(t *testing.T) {
 	r.add(s)
 	if err := r.Resize(t.Context(), s.MountPoint, 0); !errors.Is(err, ErrReadOnly) {
 		t.Errorf("read-only: %v, want ErrReadOnly", err)
-	}
-}
-
-func TestSharedStoragesStayUntilTheEnd(t *testing.T) {
-	r := newRig(t)
-	disk := r.disk(ifBlankOption)
-	disk.Shared = true
-	memory := &agentproto.Storage{
-		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: filepath.Join(r.dir, "memory"),
-		Options: []string{"size=1048576", "mode=0700", "fsgid=12"},
-	}
-	for _, s := range []*agentproto.Storage{disk, memory} {
-		r.add(s)
-		r.release(s)
-		if !isMounted(s.MountPoint) {
-			t.Errorf("%s is gone", s.MountPoint)
-		}
-		r.add(s)
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(memory.MountPoint, &st); err != nil || st.Gid != 12 || st.Mode&0o7777 != unix.S_ISGID|0o700 {
-		t.Errorf("group %d, mode %o, %v", st.Gid, st.Mode, err)
-	}
-	if err := r.ReleaseAll(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if isMounted(disk.MountPoint) || isMounted(memory.MountPoint) {
-		t.Error("mounted after the end")
-	}
-}
-
-func TestBindsOfFilesAndFolders(t *testing.T) {
-	r := newRig(t)
-	folder, file := filepath.Join(r.dir, "folder"), filepath.Join(r.dir, "file")
-	if err := errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(file, []byte("content"), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct{ driver, source string }{{"bind", folder}, {"watchable-bind", file}} {
-		s := &agentproto.Storage{Driver: tc.driver, Source: tc.source, MountPoint: filepath.Join(r.dir, "at", filepath.Base(tc.source))}
-		r.add(s)
-		var a, b unix.Stat_t
-		if err := errors.Join(unix.Stat(tc.source, &a), unix.Stat(s.MountPoint, &b)); err != nil || a.Ino != b.Ino {
-			t.Errorf("%s: inode %d at %d, %v", tc.source, a.Ino, b.Ino, err)
-		}
-	}
-	missing := &agentproto.Storage{Driver: "bind", Source: "/no/such/thing", MountPoint: filepath.Join(r.dir, "at", "missing")}
-	if err := r.Add(t.Context(), missing); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%v, want ErrNotExist", err)
-	}
-}
-
-// A link that a user of the volume has planted must not lead out of it.
-func TestAGroupIsNeverAppliedThroughALink(t *testing.T) {
-	volume, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
-	if err := os.WriteFile(outside, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Symlink(outside, filepath.Join(volume, "link")), os.Symlink("/", filepath.Join(volume, "root")),
-		os.WriteFile(filepath.Join(volume, "file"), nil, 0o604)); err != nil {
-		t.Fatal(err)
-	}
-	if err := applyGroup(volume, &agentproto.FSGroup{GroupId: 4321}, false); err != nil {
-		t.Fatal(err)
-	}
-	look := func(path string) string {
-		t.Helper()
-		info, err := os.Lstat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf("%d %o", info.Sys().(*syscall.Stat_t).Gid, info.Mode().Perm())
-	}
-	for path, want := range map[string]string{
-		outside: "0 600", filepath.Join(volume, "link"): "4321 777", filepath.Join(volume, "file"): "4321 664",
-	} {
-		if got := look(path); got != want {
-			t.Errorf("%s: %s, want %s", path, got, want)
-		}
 	}
 }

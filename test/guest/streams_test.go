@@ -1,0 +1,118 @@
+package guest_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
+)
+
+func TestOutputIsCompleteHoweverLarge(t *testing.T) {
+	m := theMachine(t)
+	c := m.create(t, spec("head -c 20000000 /dev/urandom | tee /dev/stderr | sha256sum >/tmp/sum; cat /tmp/sum >&2; head -c 5000001 /dev/zero")).start()
+	stderr := make(chan string, 1)
+	go func() { stderr <- c.readAll(c.id, m.agent.ReadStderr) }()
+	out := c.readAll(c.id, m.agent.ReadStdout)
+	errOut := <-stderr
+	if len(out) != 5000001 {
+		t.Errorf("%d bytes on standard output", len(out))
+	}
+	const sumLine = sha256.Size*2 + len("  -\n")
+	random, sum := errOut[:len(errOut)-sumLine], errOut[len(errOut)-sumLine:]
+	if want := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(random))); sum != want || len(random) != 20000000 {
+		t.Errorf("%d bytes on standard error with the sum %q, want %q", len(random), sum, want)
+	}
+	if status := c.wait(c.id); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+func TestOutputThatNobodyHasReadSurvivesTheWait(t *testing.T) {
+	m := theMachine(t)
+	c := m.running(t)
+	id := newID("exec")
+	c.exec(id, spec("head -c 300000 /dev/zero; exit 3").Process)
+	if status := c.wait(id); status != 3 {
+		t.Errorf("status %d", status)
+	}
+	if out := c.readAll(id, m.agent.ReadStdout); len(out) != 300000 {
+		t.Errorf("%d bytes after the wait", len(out))
+	}
+	_, err := m.agent.WaitProcess(t.Context(), &agentproto.WaitProcessRequest{ContainerId: c.id, ExecId: id})
+	wantCode(t, err, codes.NotFound)
+}
+
+func TestStdinIsWrittenAndClosed(t *testing.T) {
+	m := theMachine(t)
+	c := m.running(t)
+	id := newID("exec")
+	c.exec(id, spec("sha256sum").Process)
+	data := make([]byte, 3<<20)
+	for i := range data {
+		data[i] = byte(i * 7)
+	}
+	for rest := data; len(rest) > 0; {
+		r, err := m.agent.WriteStdin(t.Context(), &agentproto.WriteStreamRequest{
+			ContainerId: c.id, ExecId: id, Data: rest[:min(len(rest), 1<<20)],
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[r.GetLen():]
+	}
+	if _, err := m.agent.CloseStdin(t.Context(), &agentproto.CloseStdinRequest{ContainerId: c.id, ExecId: id}); err != nil {
+		t.Fatal(err)
+	}
+	out, status := c.finish(id)
+	if want := fmt.Sprintf("%x  -\n", sha256.Sum256(data)); status != 0 || out != want {
+		t.Errorf("status %d, %q, want %q", status, out, want)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	m := theMachine(t)
+	// One made with the container, and one with an exec.
+	s := spec("stty size; test -t 0 && echo terminal; read line; echo got $line; stty size")
+	s.Process.Terminal = true
+	s.Process.ConsoleSize = &specs.Box{Height: 30, Width: 100}
+	c := m.create(t, s).start()
+	tryTerminal(t, c, c.id, "30 100")
+
+	c = m.running(t)
+	id := newID("exec")
+	s.Process.ConsoleSize = nil
+	c.exec(id, s.Process)
+	tryTerminal(t, c, id, "stty: standard input") // it has no size yet
+}
+
+func tryTerminal(t *testing.T, c *containerIn, id, size string) {
+	t.Helper()
+	out := ""
+	for !strings.Contains(out, "terminal\r\n") {
+		r, err := c.m.agent.ReadStdout(t.Context(), &agentproto.ReadStreamRequest{ContainerId: c.id, ExecId: id, Len: 100})
+		if err != nil || len(r.GetData()) == 0 {
+			t.Fatalf("%q, then %v", out, err)
+		}
+		out += string(r.GetData())
+	}
+	_, err := c.m.agent.TtyWinResize(t.Context(), &agentproto.TtyWinResizeRequest{ContainerId: c.id, ExecId: id, Row: 40, Column: 132})
+	if err != nil {
+		t.Error(err)
+	}
+	_, err = c.m.agent.WriteStdin(t.Context(), &agentproto.WriteStreamRequest{ContainerId: c.id, ExecId: id, Data: []byte("a line\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out += c.readAll(id, c.m.agent.ReadStdout)
+	if status := c.wait(id); status != 0 {
+		t.Errorf("status %d", status)
+	}
+	if !strings.HasPrefix(out, size+"\r\n") || !strings.Contains(out, "got a line\r\n40 132\r\n") {
+		t.Errorf("on the terminal: %q", out)
+	}
+}
