@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
 	"github.com/katadirect/katadirect/internal/durable"
@@ -23,7 +22,7 @@ import (
 // Bounds on the way out. A machine that does not stop is killed well before closeTimeout.
 const (
 	closeTimeout  = 30 * time.Second
-	answerTimeout = 3 * time.Second
+	answerTimeout = time.Second
 	flushTimeout  = 3 * time.Second
 )
 
@@ -60,23 +59,17 @@ func serve(o options, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server, err := ttrpc.NewServer(
-		ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()),
-		ttrpc.WithUnaryServerInterceptor(service.Interceptor()))
+	front, err := newFront(listener, service)
 	if err != nil {
 		return err
 	}
-	service.Register(server)
-
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(context.Background(), listener) }()
 	err = tellReady(o.bundle, report)
 	report = nil
 	if err == nil {
 		log.Info("shim started", "pid", os.Getpid())
-		err = waitForEnd(signals, done, served, log)
+		err = waitForEnd(signals, done, front, log)
 	}
-	return errors.Join(err, leave(service, server, events, listener, log))
+	return errors.Join(err, leave(service, front, events, log))
 }
 
 // tellReady fails if nobody listens any more: a start command that was killed has told nobody of this daemon. The pid
@@ -94,14 +87,14 @@ func tellReady(bundle string, report *os.File) error {
 }
 
 // waitForEnd returns when the daemon is to go: nil if it was asked to.
-func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, served <-chan error, log *slog.Logger) error {
+func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, f *front, log *slog.Logger) error {
 	for {
 		select {
 		case <-done:
 			log.Info("shim shuts down: nothing is left in it")
 			return nil
-		case err := <-served:
-			return fmt.Errorf("serve containerd: %w", err)
+		case <-f.served:
+			return f.err
 		case s := <-signals:
 			if s == syscall.SIGUSR1 {
 				dumpGoroutines(log)
@@ -114,7 +107,7 @@ func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, served <-chan er
 }
 
 // leave ends the service first, so that its last answers and events still get out.
-func leave(service Service, server *ttrpc.Server, events *Publisher, l net.Listener, log *slog.Logger) error {
+func leave(service Service, f *front, events *Publisher, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := service.Close(ctx)
@@ -123,15 +116,11 @@ func leave(service Service, server *ttrpc.Server, events *Publisher, l net.Liste
 	defer cancel()
 	err = errors.Join(err, events.Flush(flush))
 
-	removed := os.Remove(l.Addr().String())
+	removed := os.Remove(f.listener.Addr().String())
 	if errors.Is(removed, os.ErrNotExist) {
 		removed = nil
 	}
-	answer, cancel := context.WithTimeout(context.Background(), answerTimeout)
-	defer cancel()
-	if server.Shutdown(answer) != nil {
-		server.Close() // a client that waits for something that will not come
-	}
+	f.close(answerTimeout)
 	if err = errors.Join(err, removed); err != nil {
 		return err // Main writes it to stderr, which is the log
 	}
