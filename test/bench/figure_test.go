@@ -36,9 +36,11 @@ func TestAFigureIsTheMedianAgainstItsTarget(t *testing.T) {
 
 func exampleReport() *Report {
 	s := samples{[]float64{40}, []float64{30}}
+	rate := samples{[]float64{1502.123}, []float64{1501}}
 	return &Report{Figures: []Figure{
+		rate.figure("create-16", "c", "/s", valueAtLeast(1500), "none"),
 		s.figure("resize", "NodeExpandVolume <call>", "ms", ratioAtMost(2), "tcg"),
-		s.figure("memory", "m", "MB", valueAtMost(20), "none"),
+		s.figure("memory", "m", "MB", valueAtMost(20), "none"), // missed
 	}}
 }
 
@@ -64,7 +66,7 @@ func TestTheReportHasTheFieldsThatProgramsRead(t *testing.T) {
 	if !slices.Equal(keys, want) {
 		t.Errorf("fields %v, want %v", keys, want)
 	}
-	if f := got.Figures[0]; f["target"] != "ratio <= 2" || f["met"] != true || f["ratio"] != 1.333 {
+	if f := got.Figures[1]; f["target"] != "ratio <= 2" || f["met"] != true || f["ratio"] != 1.333 {
 		t.Errorf("%v", f)
 	}
 }
@@ -76,11 +78,15 @@ func TestTheDrawingIsWholeAndStaysOnItsCanvas(t *testing.T) {
 		Width float64 `xml:"width,attr"`
 		Fill  string  `xml:"fill,attr"`
 	}
+	type label struct {
+		X    float64 `xml:"x,attr"`
+		Text string  `xml:",chardata"`
+	}
 	var svg struct {
-		Width  string   `xml:"width,attr"`
-		Height string   `xml:"height,attr"`
-		Rects  []rect   `xml:"rect"`
-		Texts  []string `xml:"text"`
+		Width  string  `xml:"width,attr"`
+		Height string  `xml:"height,attr"`
+		Rects  []rect  `xml:"rect"`
+		Texts  []label `xml:"text"`
 	}
 	r := exampleReport()
 	if err := xml.Unmarshal(drawing(r), &svg); err != nil {
@@ -93,7 +99,14 @@ func TestTheDrawingIsWholeAndStaysOnItsCanvas(t *testing.T) {
 			t.Errorf("%+v does not fit", b)
 		}
 	}
-	words := strings.Join(svg.Texts, "\n")
+	words := ""
+	for _, l := range svg.Texts {
+		const perLetter = 7.2 // at this size, on the wide side
+		if l.X+perLetter*float64(len(l.Text)) > width {
+			t.Errorf("%q does not fit", l.Text)
+		}
+		words += l.Text + "\n"
+	}
 	for _, f := range r.Figures {
 		if !strings.Contains(words, f.Name) || !strings.Contains(words, f.Target) {
 			t.Errorf("%s is not drawn", f.Name)

@@ -9,11 +9,11 @@ import (
 // The drawing: for each figure a row with two bars, the floor's and ours, to one scale of its own. Sizes are in
 // pixels.
 const (
-	svgWidth  = 760
+	svgWidth  = 800
 	svgRow    = 64
 	svgMargin = 16
-	svgBars   = 150 // where bars begin
-	svgLength = 330 // of the longest bar of a row
+	svgBars   = 110 // where bars begin
+	svgLength = 300 // of the longest bar of a row
 	svgHeight = 16  // of a bar
 )
 
@@ -49,9 +49,9 @@ func drawFigure(b *bytes.Buffer, f Figure, y int) {
 	if !f.Met {
 		colour = missedColour
 	}
-	note := fmt.Sprintf("%s, %.2f of the floor", quantity(f.Value, f.Unit), f.Ratio)
+	note := fmt.Sprintf("%s, %.2f × floor", quantity(f.Value, f.Unit), f.Ratio)
 	if f.Target != noTarget().text {
-		note += " (target: " + f.Target + ")"
+		note += ", target: " + f.Target
 	}
 	bar(b, y+4, f.Value/scale, colour, note)
 	bar(b, y+8+svgHeight, f.Floor/scale, floorColour, quantity(f.Floor, f.Unit))
