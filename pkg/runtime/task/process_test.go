@@ -198,21 +198,21 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, hooks{})
 	wantCode(t, r.kill("c1", "", syscall.SIGKILL), codes.NotFound)
-	r.create(spec{id: "c1", args: sh("trap 'exit 4' HUP; while :; do sleep 0.01; done")})
-	wantCode(t, r.kill("c1", "", syscall.SIGHUP), codes.FailedPrecondition)
+	r.create(spec{id: "c1", args: sh("trap 'exit 4' USR1; while :; do sleep 0.01; done")})
+	wantCode(t, r.kill("c1", "", syscall.SIGUSR1), codes.FailedPrecondition)
 	r.start("c1", "")
 	wantCode(t, r.kill("c1", "e1", syscall.SIGKILL), codes.NotFound)
 
 	// The trap is not set at once; a signal that comes too early ends the shell by itself.
-	if err := r.kill("c1", "", syscall.SIGHUP); err != nil {
+	if err := r.kill("c1", "", syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.wait("c1", ""); got != 4 && got != 128+uint32(syscall.SIGHUP) {
-		t.Errorf("exit status %d after SIGHUP", got)
+	if got := r.wait("c1", ""); got != 4 && got != 128+uint32(syscall.SIGUSR1) {
+		t.Errorf("exit status %d after SIGUSR1", got)
 	}
 	wantCode(t, r.kill("c1", "", syscall.SIGKILL), codes.OK)
 	wantCode(t, r.kill("c1", "", syscall.SIGTERM), codes.OK)
-	wantCode(t, r.kill("c1", "", syscall.SIGHUP), codes.NotFound)
+	wantCode(t, r.kill("c1", "", syscall.SIGUSR1), codes.NotFound)
 }
 
 func TestKillingAContainerThatWasNeverStartedEndsIt(t *testing.T) {
