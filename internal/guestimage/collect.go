@@ -57,9 +57,9 @@ func (o Options) tools() []tool {
 	return tools
 }
 
-func (o Options) groups() map[string][]string {
+func (o Options) groups() map[string]moduleGroup {
 	if o.Bare {
-		return map[string][]string{"boot": moduleGroups["boot"]}
+		return map[string]moduleGroup{"boot": moduleGroups["boot"]}
 	}
 	return moduleGroups
 }
@@ -105,7 +105,7 @@ func collect(ctx context.Context, o Options) (*collection, error) {
 }
 
 // addKernel puts the kernel's modules into the tree.
-func (c *collection) addKernel(ctx context.Context, pkg string, groups map[string][]string) error {
+func (c *collection) addKernel(ctx context.Context, pkg string, groups map[string]moduleGroup) error {
 	if err := c.findKernel(ctx, pkg); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pierrec/lz4/v4"
 )
 
 func fakeModule(name string, depends ...string) []byte {
@@ -150,21 +152,35 @@ func TestModulesAreListedAfterWhatTheyDependOn(t *testing.T) {
 	}
 }
 
-func TestModulesReachTheImageUnsigned(t *testing.T) {
-	set, err := newModuleSet(kernelPackage(t, "", map[string][]string{"virtio": nil, "virtio_blk": {"virtio"}}))
+func TestModulesReachTheImageUnsignedAndRareOnesCompressed(t *testing.T) {
+	set, err := newModuleSet(kernelPackage(t, "", map[string][]string{
+		"virtio": nil, "virtio_blk": {"virtio"}, "virtio_scsi": {"virtio", "scsi_mod"}, "scsi_mod": nil,
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	tr := newTree()
-	list, err := set.addModules(tr, map[string][]string{"boot": {"virtio_blk"}})
+	list, err := set.addModules(tr, map[string]moduleGroup{
+		"scsi": {modules: []string{"virtio_scsi"}, rare: true},
+		"boot": {modules: []string{"virtio_blk"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := modulesList{"boot": {"/lib/modules/6.1.0-test/kernel/drivers/virtio.ko", "/lib/modules/6.1.0-test/kernel/drivers/virtio_blk.ko"}}
+	const dir = "/lib/modules/6.1.0-test/kernel/drivers/"
+	want := modulesList{
+		"boot": {dir + "virtio.ko", dir + "virtio_blk.ko"},
+		"scsi": {dir + "virtio.ko", dir + "scsi_mod.ko.lz4", dir + "virtio_scsi.ko.lz4"},
+	}
 	if diff := cmp.Diff(want, list); diff != "" {
 		t.Error(diff)
 	}
-	if got := tr[clean(want["boot"][0])].data; !bytes.Equal(got, fakeModule("virtio")) {
+	if got := tr[clean(dir+"virtio.ko")].data; !bytes.Equal(got, fakeModule("virtio")) {
 		t.Error("the image's module is not the package's without its signature")
+	}
+	packed := tr[clean(dir+"scsi_mod.ko.lz4")].data
+	got, err := io.ReadAll(lz4.NewReader(bytes.NewReader(packed)))
+	if err != nil || !bytes.Equal(got, fakeModule("scsi_mod")) {
+		t.Errorf("the compressed module unpacks to %d bytes, error %v", len(got), err)
 	}
 }

@@ -10,21 +10,32 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/pierrec/lz4/v4"
 )
+
+// moduleGroup is what the agent loads at one time.
+type moduleGroup struct {
+	modules []string
+	// rare modules are kept compressed: every guest pays, in time and in
+	// memory, for what it unpacks at boot, and few for unpacking these. It is
+	// for large ones: xfs and btrfs are a third of the image.
+	rare bool
+}
 
 // moduleGroups are the modules the guest may want, by occasion. The agent
 // loads a group when it needs it; "boot" always. Modules that these depend on
 // are found and put before them. To give the guest one more module, add its
 // name here.
-var moduleGroups = map[string][]string{
-	"boot":    {"virtio_pci", "virtio_console", "virtio_blk", "ext4"},
-	"network": {"virtio_net"},
-	"share":   {"virtiofs", "overlay"},
-	"vsock":   {"vmw_vsock_virtio_transport"},
-	"scsi":    {"virtio_scsi", "sd_mod"},
-	"xfs":     {"xfs"},
-	"btrfs":   {"btrfs"},
-	"entropy": {"virtio_rng"},
+var moduleGroups = map[string]moduleGroup{
+	"boot":    {modules: []string{"virtio_pci", "virtio_console", "virtio_blk", "ext4"}},
+	"network": {modules: []string{"virtio_net"}},
+	"share":   {modules: []string{"virtiofs", "overlay"}},
+	"vsock":   {modules: []string{"vmw_vsock_virtio_transport"}},
+	"entropy": {modules: []string{"virtio_rng"}},
+	"scsi":    {modules: []string{"virtio_scsi", "sd_mod"}},
+	"xfs":     {modules: []string{"xfs"}, rare: true},
+	"btrfs":   {modules: []string{"btrfs"}, rare: true},
 }
 
 // modulesList is /etc/katadirect/modules.json: for each group, the modules'
@@ -170,20 +181,49 @@ func (s *moduleSet) loadOrder(names []string) ([]module, error) {
 
 // addModules puts every group's modules into t and returns the list for the
 // agent.
-func (s *moduleSet) addModules(t tree, groups map[string][]string) (modulesList, error) {
+func (s *moduleSet) addModules(t tree, groups map[string]moduleGroup) (modulesList, error) {
 	list := modulesList{}
-	for group, names := range groups {
-		order, err := s.loadOrder(names)
-		if err != nil {
-			return nil, fmt.Errorf("module group %q: %w", group, err)
-		}
-		list[group] = []string{} // an empty list, not null, where all is built in
-		for _, m := range order {
-			list[group] = append(list[group], m.file)
-			if err := t.file(m.file, 0o644, m.data); err != nil {
-				return nil, err
+	common := map[string]bool{} // in a group that is not rare
+	for _, rare := range []bool{false, true} {
+		for name, group := range groups {
+			if group.rare != rare {
+				continue
+			}
+			order, err := s.loadOrder(group.modules)
+			if err != nil {
+				return nil, fmt.Errorf("module group %q: %w", name, err)
+			}
+			list[name] = []string{} // an empty list, not null, where all is built in
+			for _, m := range order {
+				common[m.info.Name] = common[m.info.Name] || !rare
+				file, err := t.module(m, !common[m.info.Name])
+				if err != nil {
+					return nil, err
+				}
+				list[name] = append(list[name], file)
 			}
 		}
 	}
 	return list, nil
+}
+
+// module puts a module's file into t and returns its path. A compressed one
+// is an LZ4 frame, and says so with its name.
+func (t tree) module(m module, compressed bool) (string, error) {
+	if !compressed {
+		return m.file, t.file(m.file, 0o644, m.data)
+	}
+	var packed bytes.Buffer
+	w := lz4.NewWriter(&packed)
+	// One worker, for the same bytes in any run; the checksums are in the way
+	// of speed only, the kernel's own checks come after.
+	if err := w.Apply(lz4.CompressionLevelOption(lz4.Level9), lz4.ConcurrencyOption(1), lz4.ChecksumOption(false)); err != nil {
+		return "", fmt.Errorf("compress %s: %w", m.file, err)
+	}
+	_, err := w.Write(m.data)
+	if err := errors.Join(err, w.Close()); err != nil {
+		return "", fmt.Errorf("compress %s: %w", m.file, err)
+	}
+	file := m.file + ".lz4"
+	return file, t.file(file, 0o644, packed.Bytes())
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,12 +20,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pierrec/lz4/v4"
 	"golang.org/x/sys/unix"
 )
 
 // ListPath is where the image keeps the list: an object of group names to
-// lists of absolute paths of .ko files, in loading order.
+// lists of absolute paths of .ko files, in loading order. Those that few
+// machines need are LZ4 frames, and have compressedSuffix behind their name.
 const ListPath = "/etc/katadirect/modules.json"
+
+const compressedSuffix = ".lz4"
 
 // Groups of modules that the agent asks for by name. Those for file systems
 // have the file system's name.
@@ -87,7 +92,9 @@ func (l *Loader) Load(group string) error {
 func (l *Loader) LoadModule(name string, parameters ...string) error {
 	suffix := "/" + canonical(name) + ".ko"
 	for _, files := range l.groups {
-		at := slices.IndexFunc(files, func(file string) bool { return strings.HasSuffix(canonical(file), suffix) })
+		at := slices.IndexFunc(files, func(file string) bool {
+			return strings.HasSuffix(canonical(strings.TrimSuffix(file, compressedSuffix)), suffix)
+		})
 		if at >= 0 {
 			return l.loadAll(files[:at+1], strings.Join(parameters, " "))
 		}
@@ -134,15 +141,28 @@ func (l *Loader) loadAll(files []string, parameters string) error {
 func canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 func insert(path, parameters string) error {
+	err := insertFile(path, parameters)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("load %s: %w", path, err)
+	}
+	return nil
+}
+
+func insertFile(path, parameters string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), parameters, 0); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("load %s: %w", path, err)
+	if !strings.HasSuffix(path, compressedSuffix) {
+		return unix.FinitModule(int(f.Fd()), parameters, 0)
 	}
-	return nil
+	// The kernel could unpack it itself only if it was built to.
+	data, err := io.ReadAll(lz4.NewReader(f))
+	if err != nil {
+		return err
+	}
+	return unix.InitModule(data, parameters)
 }
 
 // Has says whether the machine has a virtio device of that kind
