@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -117,7 +118,7 @@ func Cleanup(ctx context.Context, id string, roots Roots) error {
 		return fmt.Errorf("clean up sandbox %s: %w", id, err)
 	}
 	// The machine was looked for by its pid file. Whoever is left may still write to the volumes.
-	if roots.sandboxes().LeaseHeld(id) {
+	if !awaitLease(ctx, roots.sandboxes(), id) {
 		return fmt.Errorf("clean up sandbox %s: %w; its volumes stay claimed", id, directvolume.ErrLeaseHeld)
 	}
 	err := errors.Join(
@@ -134,4 +135,22 @@ func Cleanup(ctx context.Context, id string, roots Roots) error {
 		return fmt.Errorf("clean up sandbox %s: %w", id, errors.Join(err, readErr))
 	}
 	return nil
+}
+
+// leaseGrace is how long a process that was killed may take to let go of its files. Its command line is gone before,
+// so nobody can wait for it by name; giving back a large guest's memory comes in between.
+const leaseGrace = 3 * time.Second
+
+// awaitLease reports whether nobody holds the sandbox's lease, or lets go of it in time.
+func awaitLease(ctx context.Context, sandboxes directvolume.Sandboxes, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, leaseGrace)
+	defer cancel()
+	for sandboxes.LeaseHeld(id) {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return true
 }
