@@ -76,7 +76,7 @@ func strictArgs(cmd *cobra.Command) {
 	}
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-			return usageError{fmt.Errorf("%s needs one of its commands; see --help", cmd.CommandPath())}
+			return usageError{fmt.Errorf("%s needs one of its commands; see %s --help", cmd.Name(), cmd.CommandPath())}
 		}
 	}
 	for _, sub := range cmd.Commands() {

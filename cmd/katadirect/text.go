@@ -35,6 +35,14 @@ func humanBytes(n int64) string {
 	return strings.Replace(fmt.Sprintf("%.1f %s", value, units[unit]), ".0 ", " ", 1)
 }
 
+// orNone names an empty list.
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
 func used(v inventory.Volume) string {
 	if v.Stats == nil {
 		return "-"

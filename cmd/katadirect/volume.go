@@ -82,7 +82,12 @@ func newVolumeInspect(h *host) *cobra.Command {
 		Short:   "Show everything about one volume",
 		Long:    "Shows the record, the device and what the guest says, of the volume that is published at a path or has a CSI\nvolume id. With a record or device that cannot be used it shows what there is, and fails.",
 		Example: `  katadirect volume inspect /mnt/vol --output json`,
-		Args:    cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("inspect needs one path or volume id, and got %d", len(args))
+			}
+			return nil
+		},
 	}
 	output := outputFlag(cmd, formatText)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -125,7 +130,7 @@ func printVolume(out io.Writer, v inventory.Volume) error {
 		line("device", "%s", r.Device)
 		line("type", "%s", r.VolumeType)
 		line("file system", "%s", r.FSType)
-		line("options", "%s", strings.Join(r.Options, ","))
+		line("options", "%s", orNone(strings.Join(r.Options, ",")))
 		for _, key := range sortedKeys(r.Metadata) {
 			line("metadata "+printable(key), "%s", r.Metadata[key])
 		}
@@ -135,9 +140,9 @@ func printVolume(out io.Writer, v inventory.Volume) error {
 		line("size", "%d bytes (%s)", v.SizeBytes, humanBytes(v.SizeBytes))
 	}
 	if v.Backing == directvolume.BackingFile {
-		line("allocated", "%d bytes (%s)", v.AllocatedBytes, humanBytes(v.AllocatedBytes))
+		line("allocated", "%d bytes", v.AllocatedBytes)
 	}
-	line("sandboxes", "%s", strings.Join(v.Sandboxes, " "))
+	line("sandboxes", "%s", orNone(strings.Join(v.Sandboxes, " ")))
 	if len(v.StaleClaims) > 0 {
 		line("claims of dead sandboxes", "%s", strings.Join(v.StaleClaims, " "))
 	}

@@ -18,7 +18,7 @@ const runtimeAdvice = `add a runtime to %s and restart containerd:
     runtime_type = "io.containerd.katadirect.v2"
     pod_annotations = ["io.katacontainers.*"]
     privileged_without_host_devices = true
-(containerd 2.x: plugins."io.containerd.cri.v1.runtime")`
+(a new file begins with version = 2; containerd 2.x: version = 3 and plugins."io.containerd.cri.v1.runtime")`
 
 // criPlugins are the names of the CRI plugin in containerd's configuration, of versions 3, 2 and 1.
 var criPlugins = []string{"io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "cri"}
