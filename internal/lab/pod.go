@@ -58,7 +58,12 @@ type Mount struct {
 	ReadOnly                bool
 }
 
-// RunPod makes a pod sandbox, as kubelet does it. On error nothing is left of it.
+// runPodTimeout bounds the wait for a pod whose caller has gone: longer than the shim waits for a guest.
+const runPodTimeout = 90 * time.Second
+
+// RunPod makes a pod sandbox, as kubelet does it. On error nothing is left of it. A call that is cancelled half way
+// leaves containerd at work on a pod that it does not list yet; so the call is waited for, and the pod taken away
+// after it.
 func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	if spec.UID == "" {
 		spec.UID = uuid.NewString()
@@ -78,11 +83,16 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	if err := os.MkdirAll(p.config.LogDirectory, 0o755); err != nil {
 		return nil, err
 	}
-	made, err := l.cri.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: spec.Handler})
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), runPodTimeout)
+	defer cancel()
+	made, err := l.cri.RunPodSandbox(whole, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: spec.Handler})
 	if err != nil {
 		return nil, fmt.Errorf("run pod %s: %w", spec.Name, err)
 	}
 	p.ID = made.GetPodSandboxId()
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(fmt.Errorf("run pod %s: %w", spec.Name, err), p.Remove(whole))
+	}
 	return p, nil
 }
 
