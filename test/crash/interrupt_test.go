@@ -128,6 +128,9 @@ func interrupt(t *testing.T, step string, after time.Duration) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 130 {
 		t.Errorf("the demo ended with %v, want code 130\n%s", err, strings.Join(p.said, "\n"))
 	}
+	if !slices.ContainsFunc(p.said, func(line string) bool { return strings.Contains(line, "0 things are left over") }) {
+		t.Errorf("the demo itself found something left over:\n%s", strings.Join(p.said, "\n"))
+	}
 	if left := p.traces(t); len(left) > 0 {
 		t.Errorf("left over:\n%s\nthe demo said:\n%s", strings.Join(left, "\n"), strings.Join(p.said, "\n"))
 	}
