@@ -26,6 +26,7 @@ type Container struct {
 	runtime *Runtime
 	oom     *oomWatch
 	init    *process.Process
+	pinned  pins
 
 	mu      sync.Mutex
 	started bool
@@ -60,12 +61,14 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, s Sur
 	if err := writeJSON(filepath.Join(r.bundle(id), "config.json"), spec); err != nil {
 		return nil, err
 	}
+	pinned := pin(spec)
+	undo.Push("let go of the shared folders", func(context.Context) error { pinned.release(); return nil })
 	undo.Push("remove the container from crun", func(ctx context.Context) error { return r.delete(ctx, id) })
 	first, err := r.launch(ctx, id, "init", spec.Process.Terminal, "create", "--bundle", r.bundle(id))
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", id, err)
 	}
-	c := &Container{ID: id, runtime: r, init: first, entries: map[string]*entry{id: newEntry(first)}}
+	c := &Container{ID: id, runtime: r, init: first, pinned: pinned, entries: map[string]*entry{id: newEntry(first)}}
 	return c, nil
 }
 
@@ -132,6 +135,8 @@ func (c *Container) Remove(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.removed = true
+	c.pinned.release()
+	c.pinned = nil
 	if c.oom != nil {
 		c.oom.stop()
 	}
