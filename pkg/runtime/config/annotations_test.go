@@ -36,7 +36,7 @@ func TestAnnotationsOfThePodOverride(t *testing.T) {
 	want := c
 	want.Hypervisor.MemoryMiB, want.Hypervisor.VCPUs = 512, 2
 	want.Hypervisor.KernelParams = "quiet agent.log=debug"
-	want.Runtime = Runtime{CreateContainerTimeout: 7 * time.Second, DisableGuestSeccomp: true}
+	want.Runtime.CreateContainerTimeout, want.Runtime.DisableGuestSeccomp = 7*time.Second, true
 	if diff := compare(got, want); diff != "" {
 		t.Error(diff)
 	}

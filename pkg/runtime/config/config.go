@@ -29,6 +29,11 @@ type Hypervisor struct {
 	MemoryMiB int
 	// VCPUs is the number of processors (default_vcpus), at least 1.
 	VCPUs int
+	// MaxVCPUs is how many processors the machine may get while it runs (default_maxvcpus); 0 is as many as the host
+	// has, and so is more than that. MaxMemoryMiB is the same for memory (default_maxmemory).
+	MaxVCPUs, MaxMemoryMiB int
+	// MemorySlots is how often memory may be plugged in (memory_slots).
+	MemorySlots int
 	// Bridges is the number of PCI bridges that disks are plugged into (default_bridges).
 	Bridges int
 	// EnableAnnotations are the regular expressions of the annotations a pod may set (enable_annotations).
@@ -41,6 +46,14 @@ type Hypervisor struct {
 	// DisableBlock forbids block devices in the guest (disable_block_device_use). A direct volume then is an error.
 	DisableBlock bool
 
+	// BlockCache says whether BlockCacheDirect (past the host's page cache) and BlockCacheNoFlush (the guest's
+	// flushes are dropped) are told to the hypervisor at all (block_device_cache_set, _direct and _noflush).
+	BlockCache, BlockCacheDirect, BlockCacheNoFlush bool
+	// IOThreads gives disks a thread of their own in the hypervisor (enable_iothreads).
+	IOThreads bool
+
+	// SharedFS is SharedVirtiofs or SharedNone (shared_fs).
+	SharedFS string
 	// VirtiofsDaemon is the file share's program (virtio_fs_daemon).
 	VirtiofsDaemon string
 	// VirtiofsCache is never, auto, always or metadata (virtio_fs_cache).
@@ -57,6 +70,24 @@ type Runtime struct {
 	Debug bool
 	// CreateContainerTimeout bounds the agent's CreateContainer (create_container_timeout, seconds).
 	CreateContainerTimeout time.Duration
+	// NetworkModel is how the pod's network gets into the machine, one of the Network constants
+	// (internetworking_model).
+	NetworkModel string
+	// DisableNewNetNS leaves the shim and the machine in the host's network namespace (disable_new_netns). It goes
+	// with NetworkNone only.
+	DisableNewNetNS bool
+	// StaticResources sizes the machine from the sandbox's annotations before it boots, and plugs nothing in later
+	// (static_sandbox_resource_mgmt).
+	StaticResources bool
+	// EmptyDirMode is where emptyDir volumes on disk live, one of the EmptyDir constants (emptydir_mode).
+	EmptyDirMode string
+	// DisableGuestEmptyDir keeps emptyDir volumes in the host's folder instead of the guest (disable_guest_empty_dir).
+	DisableGuestEmptyDir bool
+	// BindMounts are absolute paths of the host that the guest finds, read-only, in the sandbox-mounts folder of the
+	// file share (sandbox_bind_mounts).
+	BindMounts []string
+	// Pprof serves the shim's profiles on the management socket (enable_pprof).
+	Pprof bool
 	// DisableGuestSeccomp drops seccomp profiles instead of applying them in the guest (disable_guest_seccomp).
 	DisableGuestSeccomp bool
 }
@@ -67,6 +98,14 @@ type Agent struct {
 	DialTimeout time.Duration
 	// Debug makes the agent log more (enable_debug).
 	Debug bool
+	// DebugConsole lets katadirect exec have a shell in the guest (debug_console_enabled).
+	DebugConsole bool
+	// KernelModules are loaded in the guest before the sandbox is made; after a module's name come its parameters
+	// (kernel_modules).
+	KernelModules []string
+	// ContainerPipeBytes is the size of the pipes that hold a container's output, 0 is the agent's own choice. Only an
+	// annotation sets it (container_pipe_size).
+	ContainerPipeBytes int
 }
 
 // Direct is the one table of our own, [katadirect]. Kata ignores it.
@@ -81,6 +120,27 @@ const (
 	BlockVirtioSCSI = "virtio-scsi"
 )
 
+// Values of shared_fs.
+const (
+	SharedVirtiofs = "virtio-fs"
+	SharedNone     = "none"
+)
+
+// Values of internetworking_model. Passt is ours: user-mode networking that needs no privilege over the network.
+const (
+	NetworkTCFilter = "tcfilter"
+	NetworkMacvtap  = "macvtap"
+	NetworkPasst    = "passt"
+	NetworkNone     = "none"
+)
+
+// Values of emptydir_mode.
+const (
+	EmptyDirShared    = "shared-fs"
+	EmptyDirBlock     = "block-plain"
+	EmptyDirEncrypted = "block-encrypted"
+)
+
 // GuestDir is where the guest's kernel and initrd are looked for when no file names them.
 const GuestDir = "/usr/share/katadirect/guest"
 
@@ -93,14 +153,20 @@ func Default() Config {
 			Initrd:         GuestDir + "/initrd",
 			MemoryMiB:      2048,
 			VCPUs:          1,
+			MemorySlots:    10,
 			Bridges:        1,
 			BlockDriver:    BlockVirtioBlk,
 			BlockAIO:       "threads",
+			SharedFS:       SharedVirtiofs,
 			VirtiofsDaemon: "/usr/lib/qemu/virtiofsd",
 			VirtiofsCache:  "auto",
 			VirtiofsArgs:   []string{"--thread-pool-size=1", "--announce-submounts"},
 		},
-		Runtime: Runtime{CreateContainerTimeout: 60 * time.Second},
-		Agent:   Agent{DialTimeout: 45 * time.Second},
+		Runtime: Runtime{
+			CreateContainerTimeout: 60 * time.Second,
+			NetworkModel:           NetworkTCFilter,
+			EmptyDirMode:           EmptyDirShared,
+		},
+		Agent: Agent{DialTimeout: 45 * time.Second},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -28,6 +29,9 @@ type hypervisorTable struct {
 	EnableAnnotations *[]string `toml:"enable_annotations"`
 	DefaultVCPUs      any       `toml:"default_vcpus"` // integer, or since Kata 3 a fraction
 	DefaultMemory     *int      `toml:"default_memory"`
+	DefaultMaxVCPUs   *int      `toml:"default_maxvcpus"`
+	DefaultMaxMemory  *int      `toml:"default_maxmemory"`
+	MemorySlots       *int      `toml:"memory_slots"`
 	DefaultBridges    *int      `toml:"default_bridges"`
 	SharedFS          *string   `toml:"shared_fs"`
 	VirtiofsDaemon    *string   `toml:"virtio_fs_daemon"`
@@ -36,18 +40,31 @@ type hypervisorTable struct {
 	DisableBlock      *bool     `toml:"disable_block_device_use"`
 	BlockDriver       *string   `toml:"block_device_driver"`
 	BlockAIO          *string   `toml:"block_device_aio"`
+	BlockCacheSet     *bool     `toml:"block_device_cache_set"`
+	BlockCacheDirect  *bool     `toml:"block_device_cache_direct"`
+	BlockCacheNoFlush *bool     `toml:"block_device_cache_noflush"`
+	EnableIOThreads   *bool     `toml:"enable_iothreads"`
 	EnableDebug       *bool     `toml:"enable_debug"`
 }
 
 type agentTable struct {
-	EnableDebug *bool `toml:"enable_debug"`
-	DialTimeout *int  `toml:"dial_timeout"`
+	EnableDebug   *bool     `toml:"enable_debug"`
+	DialTimeout   *int      `toml:"dial_timeout"`
+	DebugConsole  *bool     `toml:"debug_console_enabled"`
+	KernelModules *[]string `toml:"kernel_modules"`
 }
 
 type runtimeTable struct {
-	EnableDebug            *bool `toml:"enable_debug"`
-	CreateContainerTimeout *int  `toml:"create_container_timeout"`
-	DisableGuestSeccomp    *bool `toml:"disable_guest_seccomp"`
+	EnableDebug            *bool     `toml:"enable_debug"`
+	CreateContainerTimeout *int      `toml:"create_container_timeout"`
+	DisableGuestSeccomp    *bool     `toml:"disable_guest_seccomp"`
+	NetworkModel           *string   `toml:"internetworking_model"`
+	DisableNewNetNS        *bool     `toml:"disable_new_netns"`
+	StaticResources        *bool     `toml:"static_sandbox_resource_mgmt"`
+	EmptyDirMode           *string   `toml:"emptydir_mode"`
+	DisableGuestEmptyDir   *bool     `toml:"disable_guest_empty_dir"`
+	BindMounts             *[]string `toml:"sandbox_bind_mounts"`
+	EnablePprof            *bool     `toml:"enable_pprof"`
 }
 
 type directTable struct {
@@ -83,7 +100,15 @@ func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
 	set(&h.KernelParams, t.KernelParams)
 	set(&h.EnableAnnotations, t.EnableAnnotations)
 	set(&h.MemoryMiB, t.DefaultMemory)
+	set(&h.MaxVCPUs, t.DefaultMaxVCPUs)
+	set(&h.MaxMemoryMiB, t.DefaultMaxMemory)
+	set(&h.MemorySlots, t.MemorySlots)
 	set(&h.Bridges, t.DefaultBridges)
+	set(&h.BlockCache, t.BlockCacheSet)
+	set(&h.BlockCacheDirect, t.BlockCacheDirect)
+	set(&h.BlockCacheNoFlush, t.BlockCacheNoFlush)
+	set(&h.IOThreads, t.EnableIOThreads)
+	set(&h.SharedFS, t.SharedFS)
 	set(&h.VirtiofsDaemon, t.VirtiofsDaemon)
 	set(&h.VirtiofsCache, t.VirtiofsCache)
 	set(&h.VirtiofsArgs, t.VirtiofsExtraArgs)
@@ -103,7 +128,10 @@ func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
 		oneOf("block_device_driver", h.BlockDriver, BlockVirtioBlk, BlockVirtioSCSI),
 		oneOf("block_device_aio", h.BlockAIO, "threads", "native", "io_uring"),
 		oneOf("virtio_fs_cache", h.VirtiofsCache, "never", "none", "auto", "always", "metadata"),
-		oneOf("shared_fs", orElse(t.SharedFS, "virtio-fs"), "virtio-fs"),
+		oneOf("shared_fs", h.SharedFS, SharedVirtiofs),
+		atLeast("default_maxvcpus", h.MaxVCPUs, 0),
+		atLeast("default_maxmemory", h.MaxMemoryMiB, 0),
+		atLeast("memory_slots", h.MemorySlots, 0),
 		atLeast("default_memory", h.MemoryMiB, 64),
 		atLeast("default_bridges", h.Bridges, 1),
 	)
@@ -149,11 +177,32 @@ func (t hypervisorTable) vcpus(h *Hypervisor) error {
 func (t runtimeTable) apply(r *Runtime) error {
 	set(&r.Debug, t.EnableDebug)
 	set(&r.DisableGuestSeccomp, t.DisableGuestSeccomp)
+	set(&r.NetworkModel, t.NetworkModel)
+	set(&r.DisableNewNetNS, t.DisableNewNetNS)
+	set(&r.StaticResources, t.StaticResources)
+	set(&r.EmptyDirMode, t.EmptyDirMode)
+	set(&r.DisableGuestEmptyDir, t.DisableGuestEmptyDir)
+	set(&r.BindMounts, t.BindMounts)
+	set(&r.Pprof, t.EnablePprof)
+	err := errors.Join(
+		oneOf("internetworking_model", r.NetworkModel, NetworkTCFilter, NetworkMacvtap, NetworkPasst, NetworkNone),
+		oneOf("emptydir_mode", r.EmptyDirMode, EmptyDirShared, EmptyDirBlock, EmptyDirEncrypted),
+	)
+	for _, path := range r.BindMounts {
+		if !filepath.IsAbs(path) {
+			err = errors.Join(err, fmt.Errorf("sandbox_bind_mounts: %q is not an absolute path", path))
+		}
+	}
+	if err != nil {
+		return err
+	}
 	return seconds("create_container_timeout", t.CreateContainerTimeout, &r.CreateContainerTimeout)
 }
 
 func (t agentTable) apply(a *Agent) error {
 	set(&a.Debug, t.EnableDebug)
+	set(&a.DebugConsole, t.DebugConsole)
+	set(&a.KernelModules, t.KernelModules)
 	return seconds("dial_timeout", t.DialTimeout, &a.DialTimeout)
 }
 

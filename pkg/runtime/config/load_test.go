@@ -40,7 +40,14 @@ machine_type = "pc"
 enable_annotations = ["default_memory", "kernel_params"]
 kernel_params = "agent.log=debug"
 default_vcpus = 1.5
-default_maxvcpus = 0
+default_maxvcpus = 8
+default_maxmemory = 8192
+memory_slots = 4
+virtio_fs_cache_size = 0
+block_device_cache_set = true
+block_device_cache_direct = true
+block_device_cache_noflush = true
+enable_iothreads = true
 default_bridges = 2
 default_memory = 4096
 virtio_fs_daemon = "/usr/libexec/virtiofsd"
@@ -52,9 +59,17 @@ block_device_aio = "io_uring"
 [agent.kata]
 dial_timeout = 90
 debug_console_enabled = true
+kernel_modules = ["nbd nbds_max=2"]
 [runtime]
 enable_debug = true
-internetworking_model = "tcfilter"
+internetworking_model = "passt"
+disable_new_netns = true
+static_sandbox_resource_mgmt = true
+emptydir_mode = "block-plain"
+disable_guest_empty_dir = true
+sandbox_bind_mounts = ["/opt/agents"]
+enable_pprof = true
+sandbox_cgroup_only = true
 create_container_timeout = 120
 disable_guest_seccomp = true
 `
@@ -71,20 +86,33 @@ func TestKatasOwnFileIsReadUnderItsOwnNames(t *testing.T) {
 		KernelParams: "agent.log=debug", MemoryMiB: 4096, VCPUs: 2, Bridges: 2,
 		EnableAnnotations: []string{"default_memory", "kernel_params"},
 		BlockDriver:       BlockVirtioSCSI, BlockAIO: "io_uring", DisableBlock: true,
+		MaxVCPUs: 8, MaxMemoryMiB: 8192, MemorySlots: 4,
+		BlockCache: true, BlockCacheDirect: true, BlockCacheNoFlush: true, IOThreads: true, SharedFS: SharedVirtiofs,
 		VirtiofsDaemon: "/usr/libexec/virtiofsd", VirtiofsCache: "never",
 		VirtiofsArgs: []string{"--thread-pool-size=4"},
 	}
 	if diff := compare(got.Hypervisor, want); diff != "" {
 		t.Error(diff)
 	}
-	if got.Path != path || got.Agent.DialTimeout != 90*time.Second ||
-		got.Runtime != (Runtime{Debug: true, CreateContainerTimeout: 2 * time.Minute, DisableGuestSeccomp: true}) {
-		t.Errorf("read %+v", got)
+	wantAgent := Agent{DialTimeout: 90 * time.Second, DebugConsole: true, KernelModules: []string{"nbd nbds_max=2"}}
+	if diff := compare(got.Agent, wantAgent); diff != "" {
+		t.Error(diff)
+	}
+	wantRuntime := Runtime{
+		Debug: true, CreateContainerTimeout: 2 * time.Minute, DisableGuestSeccomp: true,
+		NetworkModel: NetworkPasst, DisableNewNetNS: true, StaticResources: true,
+		EmptyDirMode: EmptyDirBlock, DisableGuestEmptyDir: true, BindMounts: []string{"/opt/agents"}, Pprof: true,
+	}
+	if diff := compare(got.Runtime, wantRuntime); diff != "" {
+		t.Error(diff)
+	}
+	if got.Path != path {
+		t.Errorf("read %s", got.Path)
 	}
 	if n := strings.Count(said.String(), "have no effect here"); n != 1 {
 		t.Errorf("unknown keys warned about %d times, want once:\n%s", n, said)
 	}
-	for _, key := range []string{"hypervisor.qemu.default_maxvcpus", "runtime.internetworking_model", "machine_type=pc"} {
+	for _, key := range []string{"hypervisor.qemu.virtio_fs_cache_size", "runtime.sandbox_cgroup_only", "machine_type=pc"} {
 		if !strings.Contains(said.String(), key) {
 			t.Errorf("%s is not warned about:\n%s", key, said)
 		}
@@ -155,6 +183,10 @@ func TestAFileThatCannotBeMeantIsRefusedWithTheReason(t *testing.T) {
 		{"a block driver nobody has", qemu + "block_device_driver = \"nvme\"\n", "block_device_driver"},
 		{"an aio nobody has", qemu + "block_device_aio = \"fast\"\n", "block_device_aio"},
 		{"no file share", qemu + "shared_fs = \"none\"\n", "shared_fs"},
+		{"a network nobody has", "[runtime]\ninternetworking_model = \"slirp\"\n", "internetworking_model"},
+		{"emptyDir nowhere", "[runtime]\nemptydir_mode = \"disk\"\n", "emptydir_mode"},
+		{"a folder from nowhere", "[runtime]\nsandbox_bind_mounts = [\"a\"]\n", "sandbox_bind_mounts"},
+		{"fewer than no processors", qemu + "default_maxvcpus = -1\n", "default_maxvcpus"},
 		{"a machine without memory", qemu + "default_memory = 0\n", "default_memory"},
 		{"vcpus of a wrong type", qemu + "default_vcpus = [1]\n", "default_vcpus"},
 		{"no bridge to plug into", qemu + "default_bridges = 0\n", "default_bridges"},
