@@ -15,7 +15,7 @@ module=github.com/katadirect/katadirect/pkg/agentproto
 PATH=$tools:$PATH protoc -I pkg/agentproto/proto \
 	--go_out="$out" --go_opt=module=$module \
 	--go-ttrpc_out="$out" --go-ttrpc_opt=module=$module \
-	pkg/agentproto/proto/katadirect/agent/v1/*.proto
+	pkg/agentproto/proto/katadirect/*/v1/*.proto
 
 # The services' names on the wire are Kata's. Only they are changed: messages
 # keep a proto package of our own, because two files that register the same

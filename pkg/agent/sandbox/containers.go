@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/katadirect/katadirect/internal/rollback"
@@ -130,6 +131,7 @@ func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
 	}
 	s.mu.Unlock()
 
+	s.ThawFor(id, "a container that uses the volume is being removed")
 	if err := m.container.Remove(ctx); err != nil {
 		return err
 	}
@@ -139,6 +141,18 @@ func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
 	s.forget(id)
 	slog.Info("container is removed", "container", id)
 	return nil
+}
+
+// ThawFor lets the volumes of a container go on that are frozen: a process that
+// waits for one does not die, not even of SIGKILL.
+func (s *Sandbox) ThawFor(id, why string) {
+	s.mu.Lock()
+	var storages []string
+	if m := s.containers[id]; m != nil {
+		storages = slices.Clone(m.storages)
+	}
+	s.mu.Unlock()
+	s.Mounts.ThawEach(storages, why)
 }
 
 // releaseStorages releases the container's storages, last first, and keeps

@@ -54,6 +54,9 @@ func (s *Service) SignalProcess(_ context.Context, req *agentproto.SignalProcess
 	if req.GetSignal() > last {
 		return nil, fmt.Errorf("signal %d: %w", req.GetSignal(), container.ErrSpec)
 	}
+	if signal := unix.Signal(req.GetSignal()); signal == unix.SIGKILL {
+		s.Sandbox.ThawFor(req.GetContainerId(), "a container that uses the volume is being killed")
+	}
 	return empty, c.Signal(req.GetExecId(), unix.Signal(req.GetSignal()))
 }
 

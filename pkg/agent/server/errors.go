@@ -44,6 +44,7 @@ var statusCodes = []struct {
 	{filesystem.ErrBlank, codes.FailedPrecondition},
 	{filesystem.ErrDamaged, codes.DataLoss},
 	{filesystem.ErrBusy, codes.Aborted},
+	{filesystem.ErrFrozen, codes.Aborted},
 	{device.ErrAddress, codes.InvalidArgument},
 	{device.ErrTimeout, codes.DeadlineExceeded},
 	{device.ErrGone, codes.NotFound},

@@ -16,6 +16,7 @@ const (
 	FeatureResizeVolume  = "katadirect.resize-volume"
 	FeatureFormatIfBlank = "katadirect.format-if-blank"
 	FeatureGrowOnMount   = "katadirect.grow-on-mount"
+	FeatureFreeze        = "katadirect.freeze"
 )
 
 // CreateSandbox makes what the pod's containers share.
@@ -40,7 +41,7 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 			InitDaemon:      true,
 			StorageHandlers: storage.Drivers(),
 			SupportsSeccomp: true,
-			ExtraFeatures:   []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount},
+			ExtraFeatures:   []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze},
 		},
 	}
 	if req.GetMemBlockSize() {

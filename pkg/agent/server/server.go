@@ -1,5 +1,5 @@
-// Package server is the agent's face: it serves the services grpc.AgentService
-// and grpc.Health over ttrpc, turns each request into a call of the package
+// Package server is the agent's face: it serves the services
+// grpc.AgentService, grpc.Health and katadirect.volumes.v1.Volumes over ttrpc, turns each request into a call of the package
 // that does the work, and each error into a status code.
 //
 // cmd/agent runs it. There is one method of Service for a method of the
@@ -40,7 +40,8 @@ type Service struct {
 
 // Server serves a Service on a listener.
 type Server struct {
-	ttrpc *ttrpc.Server
+	ttrpc  *ttrpc.Server
+	hungUp func()
 }
 
 // New registers s with a server.
@@ -51,12 +52,13 @@ func New(s *Service) (*Server, error) {
 	}
 	agentproto.RegisterAgentServiceService(t, s)
 	agentproto.RegisterHealthService(t, health{})
-	return &Server{t}, nil
+	agentproto.RegisterVolumesService(t, volumes{s.Sandbox.Mounts})
+	return &Server{t, func() { s.Sandbox.Mounts.ThawAll("the host has hung up") }}, nil
 }
 
 // Serve answers until Shutdown; the host may hang up and come back.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	if err := s.ttrpc.Serve(ctx, l); !errors.Is(err, ttrpc.ErrServerClosed) {
+	if err := s.ttrpc.Serve(ctx, telling{l, s.hungUp}); !errors.Is(err, ttrpc.ErrServerClosed) {
 		return err
 	}
 	return nil

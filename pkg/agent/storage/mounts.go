@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +28,8 @@ type Mounts struct {
 
 	mu      sync.Mutex
 	entries map[string]*entry // by mount point
+
+	freezes freezes
 }
 
 // entry is one mount point. Whoever works on it holds its turn; different
@@ -161,12 +165,8 @@ func (m *Mounts) Release(ctx context.Context, mountPoint string) error {
 // ReleaseAll unmounts everything, whoever uses it: the sandbox ends. It goes
 // on after errors, and returns them joined.
 func (m *Mounts) ReleaseAll(ctx context.Context) error {
-	m.mu.Lock()
-	var points []string
-	for point := range m.entries {
-		points = append(points, point)
-	}
-	m.mu.Unlock()
+	m.ThawAll("the sandbox ends")
+	points := m.mountPoints()
 	// What is mounted below something else goes first.
 	sortDeepestFirst(points)
 	var failures []error
@@ -184,9 +184,16 @@ func (m *Mounts) ReleaseAll(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
+func (m *Mounts) mountPoints() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.entries))
+}
+
 // unmount takes an entry's mount away. The caller holds the entry.
 func (m *Mounts) unmount(ctx context.Context, mountPoint string, e *entry) error {
 	begin := time.Now()
+	m.ThawEach([]string{mountPoint}, "the volume is being unmounted")
 	if err := filesystem.Unmount(mountPoint); err != nil {
 		return fmt.Errorf("storage at %s: %w", mountPoint, err)
 	}
@@ -198,6 +205,7 @@ func (m *Mounts) unmount(ctx context.Context, mountPoint string, e *entry) error
 		}
 	}
 	e.users, e.shared, e.volume = 0, false, nil
+	m.freezes.forget(mountPoint)
 	slog.Info("storage is unmounted", "mount_point", mountPoint, "took", time.Since(begin))
 	return nil
 }

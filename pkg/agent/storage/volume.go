@@ -63,6 +63,11 @@ func (m *Mounts) Resize(ctx context.Context, path string, sizeBytes uint64) erro
 		if v.readOnly {
 			return fmt.Errorf("resize the volume at %s: %w", path, ErrReadOnly)
 		}
+		// The kernel would let the call wait for the thaw, whoever waits for its answer.
+		if f := m.freezes.of(v.mountPoint); f != nil {
+			return fmt.Errorf("resize the volume at %s: %w for another %s at most; thaw it, or try again then",
+				path, filesystem.ErrFrozen, f.Remaining.Round(time.Second))
+		}
 		ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
 		defer cancel()
 		if _, err := v.disk.WaitForSize(ctx, sizeBytes); err != nil {
@@ -107,22 +112,33 @@ func (m *Mounts) Health(ctx context.Context, path string) (Health, error) {
 
 // withVolume calls f with the volume mounted at path, held against release.
 func (m *Mounts) withVolume(ctx context.Context, path string, f func(*Volume) error) error {
+	e, err := m.acquireVolume(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	return f(e.volume)
+}
+
+// acquireVolume returns the entry of a volume mounted at path, held by the
+// caller.
+func (m *Mounts) acquireVolume(ctx context.Context, path string) (*entry, error) {
 	path = filepath.Clean(path)
 	m.mu.Lock()
 	_, ok := m.entries[path]
 	m.mu.Unlock()
 	if !ok {
-		return fmt.Errorf("%s: %w", path, ErrNotMounted)
+		return nil, fmt.Errorf("%s: %w", path, ErrNotMounted)
 	}
 	e, err := m.acquire(ctx, path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer e.release()
 	if e.volume == nil {
-		return fmt.Errorf("%s: %w", path, ErrNotMounted)
+		e.release()
+		return nil, fmt.Errorf("%s: %w", path, ErrNotMounted)
 	}
-	return f(e.volume)
+	return e, nil
 }
 
 // sortDeepestFirst orders paths so that each comes before what it lies in.
