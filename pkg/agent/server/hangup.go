@@ -5,6 +5,13 @@ import (
 	"sync"
 )
 
+// hungUp lets everything go on that the host has stopped.
+func (s *Service) hungUp() {
+	if mounts := s.Sandbox.Mounts; mounts != nil {
+		mounts.ThawAll("the host has hung up")
+	}
+}
+
 // telling is a listener that tells when a connection has ended: what the host
 // wanted for a while must not outlive the host.
 type telling struct {
@@ -12,7 +19,7 @@ type telling struct {
 	hungUp func()
 }
 
-func (t telling) Accept() (net.Conn, error) {
+func (t *telling) Accept() (net.Conn, error) {
 	conn, err := t.Listener.Accept()
 	if err != nil {
 		return nil, err

@@ -53,12 +53,12 @@ func New(s *Service) (*Server, error) {
 	agentproto.RegisterAgentServiceService(t, s)
 	agentproto.RegisterHealthService(t, health{})
 	agentproto.RegisterVolumesService(t, volumes{s.Sandbox.Mounts})
-	return &Server{t, func() { s.Sandbox.Mounts.ThawAll("the host has hung up") }}, nil
+	return &Server{t, s.hungUp}, nil
 }
 
 // Serve answers until Shutdown; the host may hang up and come back.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	if err := s.ttrpc.Serve(ctx, telling{l, s.hungUp}); !errors.Is(err, ttrpc.ErrServerClosed) {
+	if err := s.ttrpc.Serve(ctx, &telling{l, s.hungUp}); !errors.Is(err, ttrpc.ErrServerClosed) {
 		return err
 	}
 	return nil
