@@ -3,7 +3,6 @@ package qemu
 import (
 	"crypto/sha256"
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -59,13 +58,13 @@ func (c Config) board() []string {
 	if c.Accel == AccelKVM {
 		accel, cpu = "kvm", "host"
 	}
-	memory := []string{"-m", strconv.Itoa(c.MemoryMiB)}
+	memory := []string{"-m", c.memorySize()}
 	if c.ShareSocket != "" {
 		// virtiofsd reads and writes the guest's memory, so it must be a file it can map.
 		machine += ",memory-backend=memory"
 		memory = append(memory, "-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
-	return append([]string{"-machine", machine, "-accel", accel, "-cpu", cpu, "-smp", strconv.Itoa(c.VCPUs)}, memory...)
+	return append([]string{"-machine", machine, "-accel", accel, "-cpu", cpu, "-smp", c.processors()}, memory...)
 }
 
 // diskBuses are where disks are plugged in later. A bridge needs room for thirty disks reserved, or the guest's
@@ -115,6 +114,10 @@ func kernelCommandLine(c Config, fds inherited) string {
 	if c.Accel != AccelKVM {
 		// The mitigations are for processors that speculate; an emulated one only gets slower.
 		words = append(words, "mitigations=off")
+	}
+	if c.growsMemory() {
+		// Room for memory above 4 GiB makes the kernel set 64 MiB aside for devices that cannot reach it; there is none.
+		words = append(words, "swiotlb=noforce")
 	}
 	if c.Debug {
 		words = append(words, "agent.log=debug")

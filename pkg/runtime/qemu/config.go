@@ -39,6 +39,9 @@ type Config struct {
 	Accel string
 	// MemoryMiB and VCPUs default to 2048 and 1.
 	MemoryMiB, VCPUs int
+	// MaxVCPUs and MaxMemoryMiB are how far the machine can be grown while it runs; what is not above VCPUs or MemoryMiB
+	// means not at all. MemorySlots is how many times memory can be plugged in, 10 if zero.
+	MaxVCPUs, MaxMemoryMiB, MemorySlots int
 	// Bridges is the number of PCI bridges for hot-plugged disks, of 30 slots each; 1 if zero, at most 5.
 	Bridges int
 	// BlockDriver is VirtioBlk (the default) or VirtioSCSI.
@@ -93,6 +96,8 @@ const (
 	defaultQEMU      = "qemu-system-x86_64"
 	defaultMemoryMiB = 2048
 	defaultShareTag  = "kataShared"
+	defaultSlots     = 10 // Kata's
+	maxSlots         = 256
 	maxBridges       = 5 // Kata's limit too
 )
 
@@ -101,6 +106,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.QEMU = cmp.Or(c.QEMU, defaultQEMU)
 	c.MemoryMiB = cmp.Or(c.MemoryMiB, defaultMemoryMiB)
 	c.VCPUs = cmp.Or(c.VCPUs, 1)
+	c.MemorySlots = cmp.Or(c.MemorySlots, defaultSlots)
 	c.Bridges = cmp.Or(c.Bridges, 1)
 	c.BlockDriver = cmp.Or(c.BlockDriver, VirtioBlk)
 	c.BlockAIO = cmp.Or(c.BlockAIO, "threads")
@@ -120,6 +126,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("block driver %q (block_device_driver): use %s or %s", c.BlockDriver, VirtioBlk, VirtioSCSI)
 	case c.BlockAIO != "threads" && c.BlockAIO != "native" && c.BlockAIO != "io_uring":
 		return c, fmt.Errorf("block I/O engine %q (block_device_aio): use threads, native or io_uring", c.BlockAIO)
+	case c.MemorySlots < 0 || c.MemorySlots > maxSlots:
+		return c, fmt.Errorf("%d slots for memory (memory_slots): a machine has 1 to %d", c.MemorySlots, maxSlots)
 	case c.MemoryMiB < 0 || c.VCPUs < 0:
 		return c, fmt.Errorf("%d MiB of memory and %d processors are no machine", c.MemoryMiB, c.VCPUs)
 	}

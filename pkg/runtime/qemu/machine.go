@@ -5,7 +5,8 @@
 // config.go says what can be asked for and command.go what QEMU is told. A Machine starts in this file and ends in
 // end.go, or in kill.go if the process that started it is gone; what happens to it by itself in between is in
 // watch.go. The agent's channel is in agent.go. A disk's way in is in plug.go, out in unplug.go; the host's side of it
-// in backing.go, the guest's in address.go, and what is plugged at the moment in disks.go.
+// in backing.go, the guest's in address.go, and what is plugged at the moment in disks.go. Processors and memory come in by
+// grow.go, and never leave.
 package qemu
 
 import (
@@ -29,6 +30,8 @@ type Machine struct {
 	cfg   Config
 	agent agentChannel
 	disks disks
+	// growth is what it was given beside disks since it was started.
+	growth growth
 
 	// life serialises Start and Stop.
 	life sync.Mutex

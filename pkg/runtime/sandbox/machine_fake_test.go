@@ -23,13 +23,15 @@ type machine struct {
 	failStart error
 	failDial  error
 	failStop  error
+	failGrow  error
 
-	mu      sync.Mutex
-	plugged map[string]vm.Disk
-	conns   []net.Conn
-	err     error
-	done    chan struct{}
-	served  sync.WaitGroup
+	mu               sync.Mutex
+	plugged          map[string]vm.Disk
+	vcpus, memoryMiB int // that it was grown to
+	conns            []net.Conn
+	err              error
+	done             chan struct{}
+	served           sync.WaitGroup
 }
 
 func newMachine(a *agent) *machine {
@@ -79,8 +81,23 @@ func (m *machine) UnplugDisk(_ context.Context, id string) error {
 }
 
 func (m *machine) ResizeDisk(context.Context, string, int64) error { return nil }
-func (m *machine) PID() int                                        { return os.Getpid() }
-func (m *machine) Done() <-chan struct{}                           { return m.done }
+func (m *machine) GrowVCPUs(_ context.Context, total int) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	added := max(0, total-max(m.vcpus, 1))
+	m.vcpus = max(m.vcpus, 1) + added
+	return added, m.failGrow
+}
+
+func (m *machine) GrowMemory(_ context.Context, totalMiB int) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.memoryMiB = max(m.memoryMiB, totalMiB)
+	return m.memoryMiB, m.failGrow
+}
+
+func (m *machine) PID() int              { return os.Getpid() }
+func (m *machine) Done() <-chan struct{} { return m.done }
 
 func (m *machine) Err() error {
 	m.mu.Lock()

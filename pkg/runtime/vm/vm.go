@@ -38,6 +38,12 @@ type Machine interface {
 	UnplugDisk(ctx context.Context, id string) error
 	// ResizeDisk makes the disk sizeBytes large. It returns ErrShrink if that is less than it has now.
 	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
+	// GrowVCPUs plugs processors in until the machine has total, and returns how many those were. The guest has to bring
+	// them into use. It returns ErrLimit if the machine cannot have as many; fewer than it has now is no error.
+	GrowVCPUs(ctx context.Context, total int) (plugged int, err error)
+	// GrowMemory plugs memory in until the machine has at least totalMiB, in steps that the guest can use, and returns
+	// how much it has now. It returns ErrLimit if the machine cannot have as much; less than it has now is no error.
+	GrowMemory(ctx context.Context, totalMiB int) (nowMiB int, err error)
 	// PID is the hypervisor's process id, 0 before Start.
 	PID() int
 	// Done is closed when the hypervisor process has ended.
@@ -71,6 +77,8 @@ var (
 	ErrNoSlot = errors.New("no free slot for another disk")
 	// ErrInUse is returned when the disk's backing is already held by another machine or process.
 	ErrInUse = errors.New("disk is in use by another machine")
+	// ErrLimit is returned for more processors or memory than the machine was made for.
+	ErrLimit = errors.New("more than the machine can be given while it runs")
 	// ErrNotFound is returned for a disk id the machine does not have.
 	ErrNotFound = errors.New("no such disk in the machine")
 	// ErrGone is returned by every operation after the hypervisor has ended.

@@ -1,0 +1,132 @@
+package guest_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
+	"github.com/katadirect/katadirect/pkg/runtime/share"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
+)
+
+// grown is what the guest says that it has.
+func grown(c *containerIn) (processors, memoryMiB int) {
+	c.t.Helper()
+	processors, err := strconv.Atoi(c.must("grep -c '^processor' /proc/cpuinfo"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	kib, err := strconv.Atoi(c.must("grep MemTotal /proc/meminfo | busybox awk '{print $2}'"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return processors, kib >> 10
+}
+
+func TestAMachineGrowsWhileItRuns(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "fs.sock")
+	shared, err := share.Start(t.Context(), share.Config{
+		ID: "guest-test", Root: filepath.Join(dir, "share"), Socket: socket,
+		Daemon: "/usr/lib/qemu/virtiofsd", Cache: "auto", Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shared.Close(context.Background()) })
+	m := newMachine(t, qemu.Config{ShareSocket: socket, MemoryMiB: 384, MaxVCPUs: 4, MaxMemoryMiB: 8 << 10, MemorySlots: 3})
+	_, err = m.agent.CreateSandbox(t.Context(), &agentproto.CreateSandboxRequest{
+		SandboxId: "sandbox0",
+		Storages:  []*agentproto.Storage{{Driver: "virtio-fs", Source: "kataShared", Fstype: "virtiofs", MountPoint: sharedDir}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rootfs := newRootfs(t, dir)
+	guestRootfs, err := shared.Bind(t.Context(), "c", rootfs, "/", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := spec("exec sleep 1000000")
+	s.Root.Path = guestRootfs
+	c := m.create(t, s).start()
+	processors, before := grown(c)
+	if processors != 1 {
+		t.Fatalf("%d processors before", processors)
+	}
+
+	begin := time.Now()
+	plugged, err := m.GrowVCPUs(t.Context(), 3)
+	if err != nil || plugged != 2 {
+		t.Fatalf("%d processors were plugged in, %v", plugged, err)
+	}
+	if plugged, err := m.GrowVCPUs(t.Context(), 2); err != nil || plugged != 0 {
+		t.Errorf("fewer than there are: %d, %v", plugged, err)
+	}
+	if now, err := m.GrowMemory(t.Context(), 500); err != nil || now != 512 {
+		t.Fatalf("%d MiB now, %v; want whole steps", now, err)
+	}
+	if now, err := m.GrowMemory(t.Context(), 1024); err != nil || now != 1024 {
+		t.Fatalf("%d MiB now, %v", now, err)
+	}
+	online := func(processors int) {
+		t.Helper()
+		_, err := m.agent.OnlineCPUMem(t.Context(), &agentproto.OnlineCPUMemRequest{Wait: true, NbCpus: uint32(processors)})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	online(plugged)
+	t.Logf("processors and memory are in use after %s", time.Since(begin))
+	processors, after := grown(c)
+	if processors != 3 || after < before+600 {
+		t.Errorf("%d processors and %d MiB after, %d MiB before", processors, after, before)
+	}
+	// The share must reach the new memory, and the kernel use it.
+	c.must("mkdir -p /tmp/m; mount -t tmpfs -o size=700m m /tmp/m 2>/dev/null; head -c 600000000 /dev/zero | busybox tr '\\0' x >/dev/null")
+	c.must("echo still > /file; cat /file")
+
+	if _, err := m.GrowVCPUs(t.Context(), 5); !errors.Is(err, vm.ErrLimit) || !strings.Contains(err.Error(), "default_maxvcpus") {
+		t.Errorf("a fifth processor of four: %v", err)
+	}
+	if _, err := m.GrowMemory(t.Context(), 16<<10); !errors.Is(err, vm.ErrLimit) || !strings.Contains(err.Error(), "default_maxmemory") {
+		t.Errorf("16 GiB of 8: %v", err)
+	}
+	if _, err := m.GrowMemory(t.Context(), 1100); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.GrowMemory(t.Context(), 1500); !errors.Is(err, vm.ErrLimit) || !strings.Contains(err.Error(), "memory_slots") {
+		t.Errorf("a fourth module in three slots: %v", err)
+	}
+	online(0)
+}
+
+// How long a machine takes to boot with room to grow; for a person who reads the log.
+func BenchmarkBoot(b *testing.B) {
+	for name, c := range map[string]qemu.Config{
+		"fixed":   {},
+		"vcpus":   {MaxVCPUs: 4},
+		"vcpus64": {MaxVCPUs: 64},
+		"memory":  {MaxMemoryMiB: 16 << 10},
+		"both":    {MaxVCPUs: 4, MaxMemoryMiB: 16 << 10},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				m, err := boot(c)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				_ = m.stop()
+				b.StartTimer()
+			}
+		})
+	}
+}
