@@ -107,26 +107,3 @@ func TestAMachineGrowsWhileItRuns(t *testing.T) {
 	}
 	online(0)
 }
-
-// How long a machine takes to boot with room to grow; for a person who reads the log.
-func BenchmarkBoot(b *testing.B) {
-	for name, c := range map[string]qemu.Config{
-		"fixed":   {},
-		"vcpus":   {MaxVCPUs: 4},
-		"vcpus64": {MaxVCPUs: 64},
-		"memory":  {MaxMemoryMiB: 16 << 10},
-		"both":    {MaxVCPUs: 4, MaxMemoryMiB: 16 << 10},
-	} {
-		b.Run(name, func(b *testing.B) {
-			for range b.N {
-				m, err := boot(c)
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.StopTimer()
-				_ = m.stop()
-				b.StartTimer()
-			}
-		})
-	}
-}

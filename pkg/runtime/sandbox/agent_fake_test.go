@@ -119,6 +119,14 @@ func (a *agent) RemoveContainer(_ context.Context, r *agentproto.RemoveContainer
 	return &agentproto.Empty{}, nil
 }
 
+func (a *agent) OnlineCPUMem(_ context.Context, r *agentproto.OnlineCPUMemRequest) (*agentproto.Empty, error) {
+	return &agentproto.Empty{}, a.call("OnlineCPUMem", fmt.Sprint(r.GetNbCpus()))
+}
+
+func (a *agent) UpdateContainer(_ context.Context, r *agentproto.UpdateContainerRequest) (*agentproto.Empty, error) {
+	return &agentproto.Empty{}, a.call("UpdateContainer", r.GetContainerId())
+}
+
 func (a *agent) SignalProcess(_ context.Context, r *agentproto.SignalProcessRequest) (*agentproto.Empty, error) {
 	return &agentproto.Empty{}, a.call("SignalProcess", fmt.Sprintf("%s/%s %d", r.GetContainerId(), r.GetExecId(), r.GetSignal()))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/sandbox/guestspec"
+	"github.com/katadirect/katadirect/pkg/runtime/sandbox/sizing"
 )
 
 // container is one that the guest has, or is about to have or to lose.
@@ -21,6 +22,10 @@ type container struct {
 	id string
 	// changing, of 1, is held while it is made or removed.
 	changing *semaphore.Weighted
+
+	// Guarded by Sandbox.mu.
+	size  sizing.Size // what it may use
+	ended bool        // its first process has
 
 	mu    sync.Mutex
 	execs map[string]string // the agent's name of a process by ours
@@ -54,6 +59,9 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 		return err
 	}
 	spec.Process.Terminal = r.Terminal
+	if err := s.accommodate(ctx, c, resources(r.Spec)); err != nil {
+		return err
+	}
 	s.volumes.Expose(r.ID)
 	// Before the call: one that failed half way may have left something.
 	undo.Push("remove the container in the guest", func(ctx context.Context) error { return s.removeInGuest(ctx, c) })
@@ -61,6 +69,13 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 		ContainerId: r.ID, ExecId: r.ID, Storages: storages, OCI: agentproto.SpecToProto(spec), SandboxPidns: sandboxPIDNS,
 	})
 	return err
+}
+
+func resources(spec *specs.Spec) *specs.LinuxResources {
+	if spec.Linux == nil {
+		return nil
+	}
+	return spec.Linux.Resources
 }
 
 // reserve takes the id for a new container and holds it.

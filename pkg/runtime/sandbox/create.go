@@ -41,6 +41,7 @@ func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 		what string
 		do   func(context.Context, Options, *rollback.Stack) error
 	}{
+		{"size the virtual machine", s.planSize},
 		{"take the lease", s.takeLease},
 		{"share files", s.startShare},
 		{"start the virtual machine", s.startMachine},
@@ -113,13 +114,18 @@ func (s *Sandbox) machineConfig() (qemu.Config, error) {
 	if s.config.Agent.Debug {
 		params = append(params, "agent.log=debug")
 	}
-	return qemu.Config{
+	c := qemu.Config{
 		ID: s.id, Dir: s.roots.vmDir(s.id), QEMU: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, KernelParams: params,
-		Accel: s.config.Direct.Accel, MemoryMiB: h.MemoryMiB, VCPUs: h.VCPUs, Bridges: h.Bridges,
+		Accel: s.config.Direct.Accel, MemoryMiB: s.size.now.MemoryMiB, VCPUs: s.size.now.VCPUs, Bridges: h.Bridges,
 		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO,
 		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag,
 		Vsock: true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
-	}, nil
+	}
+	if !s.config.Runtime.StaticResources {
+		most := s.size.limits.Most
+		c.MaxVCPUs, c.MaxMemoryMiB, c.MemorySlots = most.VCPUs, most.MemoryMiB, h.MemorySlots
+	}
+	return c, nil
 }
 
 // onEvent is called by the machine. One that stands still for want of space on the host is not dead.

@@ -101,10 +101,20 @@ func (s *Sandbox) Wait(ctx context.Context, containerID, execID string) (int, er
 	if err != nil {
 		return 0, err
 	}
-	if c, err := s.container(containerID); err == nil && execID != "" {
-		c.removeExec(execID)
+	if c, err := s.container(containerID); err == nil {
+		s.processEnded(c, execID)
 	}
 	return int(r.GetStatus()), nil
+}
+
+func (s *Sandbox) processEnded(c *container, execID string) {
+	if execID != "" {
+		c.removeExec(execID)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.ended = true
 }
 
 // Stdin writes to the process's standard input; Close closes it in the guest.
@@ -172,10 +182,14 @@ func (s *Sandbox) Resume(ctx context.Context, id string) error {
 
 // Update changes the container's resource limits.
 func (s *Sandbox) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
-	if _, err := s.container(id); err != nil {
+	c, err := s.container(id)
+	if err != nil {
 		return err
 	}
-	_, err := s.agent.UpdateContainer(ctx, &agentproto.UpdateContainerRequest{
+	if err := s.accommodate(ctx, c, r); err != nil {
+		return err
+	}
+	_, err = s.agent.UpdateContainer(ctx, &agentproto.UpdateContainerRequest{
 		ContainerId: id, Resources: agentproto.ResourcesToProto(guestspec.Resources(r))})
 	return err
 }

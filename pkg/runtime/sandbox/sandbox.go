@@ -34,6 +34,7 @@ type Sandbox struct {
 	agent      *agentclient.Client
 	features   agentclient.Features
 	volumes    *volume.Set
+	size       size
 	management *management.Server
 
 	started time.Time     // when the hypervisor was

@@ -1,0 +1,127 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/sandbox/sizing"
+)
+
+// size is how large the machine is and may become.
+type size struct {
+	limits sizing.Limits
+
+	mu  sync.Mutex     // held while the machine grows
+	now sizing.Machine // what the guest has in use
+}
+
+// planSize decides how large the machine boots. With static_sandbox_resource_mgmt it gets everything now that the
+// pod's containers will need; without, it starts at the defaults and grows with each container.
+func (s *Sandbox) planSize(_ context.Context, o Options, _ *rollback.Stack) error {
+	host, err := sizing.Host()
+	if err != nil {
+		return err
+	}
+	h := s.config.Hypervisor
+	s.size.limits = sizing.Limits{
+		Base: sizing.Machine{VCPUs: h.VCPUs, MemoryMiB: h.MemoryMiB},
+		Most: sizing.Most(h.MaxVCPUs, h.MaxMemoryMiB, host),
+	}
+	s.size.now = s.size.limits.Base
+	if !s.config.Runtime.StaticResources {
+		return nil
+	}
+	workload, err := sizing.OfPod(o.Spec.Annotations)
+	if err != nil {
+		return err
+	}
+	if workload == (sizing.Size{}) && o.Spec.Linux != nil {
+		// A container without a pod has its limits in its own spec. A pod's own container has none.
+		if workload, err = sizing.OfContainer(o.Spec.Linux.Resources); err != nil {
+			return err
+		}
+	}
+	s.size.now, err = s.size.limits.For(workload)
+	return err
+}
+
+// accommodate makes the machine large enough for the container's limits beside those of the others. Nothing is taken
+// away again when limits sink or containers end: the next one finds it there.
+func (s *Sandbox) accommodate(ctx context.Context, c *container, r *specs.LinuxResources) error {
+	wanted, err := sizing.OfContainer(r)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	before := s.setSize(c, wanted)
+	if s.config.Runtime.StaticResources {
+		return nil
+	}
+	if err := s.grow(ctx); err != nil {
+		s.setSize(c, before)
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (s *Sandbox) setSize(c *container, wanted sizing.Size) (before sizing.Size) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, c.size = c.size, wanted
+	return before
+}
+
+// workload is what all containers that have not ended may use.
+func (s *Sandbox) workload() (sum sizing.Size) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if !c.ended {
+			sum = sum.Add(c.size)
+		}
+	}
+	return sum
+}
+
+// grow plugs in what the workload lacks, and has the guest use it.
+func (s *Sandbox) grow(ctx context.Context) error {
+	s.size.mu.Lock()
+	defer s.size.mu.Unlock()
+	wanted, err := s.size.limits.For(s.workload())
+	if err != nil {
+		return err
+	}
+	now := &s.size.now
+	if wanted.VCPUs <= now.VCPUs && wanted.MemoryMiB <= now.MemoryMiB {
+		return nil
+	}
+	if wanted.VCPUs > now.VCPUs {
+		if _, err := s.machine.GrowVCPUs(ctx, wanted.VCPUs); err != nil {
+			return err
+		}
+	}
+	memory, err := s.machine.GrowMemory(ctx, wanted.MemoryMiB)
+	if err != nil {
+		return err
+	}
+	// Those of an earlier try that the guest did not take are waited for again.
+	added := max(0, wanted.VCPUs-now.VCPUs)
+	_, err = s.agent.OnlineCPUMem(ctx, &agentproto.OnlineCPUMemRequest{Wait: added > 0, NbCpus: uint32(added)})
+	if err != nil {
+		return err
+	}
+	*now = sizing.Machine{VCPUs: max(wanted.VCPUs, now.VCPUs), MemoryMiB: max(memory, now.MemoryMiB)}
+	s.log.Info("the machine has grown", "vcpus", now.VCPUs, "memoryMiB", now.MemoryMiB)
+	return nil
+}
+
+// memoryBytes is the machine's memory now.
+func (s *Sandbox) memoryBytes() int64 {
+	s.size.mu.Lock()
+	defer s.size.mu.Unlock()
+	return int64(s.size.now.MemoryMiB) << 20
+}
