@@ -22,6 +22,8 @@ var (
 	ErrClaimed = errors.New("volume is in use by a sandbox")
 	// ErrNoSandbox says that no living sandbox has the volume, or that the sandbox has no management socket.
 	ErrNoSandbox = errors.New("no living sandbox")
+	// ErrNotOffered says that the sandbox's runtime, or the agent in its guest, cannot freeze volumes and tell of them.
+	ErrNotOffered = errors.New("not offered by the sandbox's runtime")
 	// ErrLeaseHeld says that another process holds the lease of the sandbox.
 	ErrLeaseHeld = errors.New("the sandbox's lease is held by another process")
 )

@@ -7,7 +7,7 @@ import (
 )
 
 // The management socket speaks HTTP/1.1 on SocketPath, in the words of Kata's Go shim. A runtime serves these paths;
-// every one of them is served to any method, as there.
+// every one of them is served to any method, as there. What it has beyond Kata's is in freeze.go.
 const (
 	PathStats    = "/direct-volume/stats"  // ?path=<host device>; answers VolumeStats as JSON
 	PathResize   = "/direct-volume/resize" // takes a ResizeRequest as JSON; answers an empty 200

@@ -26,6 +26,9 @@ const (
 	requestTimeout = 60 * time.Second
 )
 
+// freezeTimeout is above the time that the agent lets a volume be written out: the longest that it may be frozen.
+const freezeTimeout = 75 * time.Second
+
 // ErrGone says that the connection to the agent is lost; no further call can succeed.
 var ErrGone = errors.New("the agent in the guest is gone")
 
@@ -65,6 +68,7 @@ type Options struct {
 // Client calls one agent. Its methods may be called from several goroutines.
 type Client struct {
 	agentproto.AgentServiceService
+	agentproto.VolumesService
 
 	health   agentproto.HealthService
 	rpc      *ttrpc.Client
@@ -85,6 +89,7 @@ func New(conn net.Conn, o Options) *Client {
 		limits: map[string]time.Duration{
 			"Check":           checkTimeout,
 			"CreateContainer": create,
+			"Freeze":          freezeTimeout,
 			// These wait for a process or for a person.
 			"WaitProcess": 0, "GetOOMEvent": 0, "ReadStdout": 0, "ReadStderr": 0, "WriteStdin": 0,
 		},
@@ -92,6 +97,7 @@ func New(conn net.Conn, o Options) *Client {
 	c.rpc = ttrpc.NewClient(&boundedConn{Conn: conn, standing: o.Standing, log: o.Log},
 		ttrpc.WithOnClose(func() { close(c.gone) }), ttrpc.WithUnaryClientInterceptor(c.call))
 	c.AgentServiceService = agentproto.NewAgentServiceClient(c.rpc)
+	c.VolumesService = agentproto.NewVolumesClient(c.rpc)
 	c.health = agentproto.NewHealthClient(c.rpc)
 	return c
 }

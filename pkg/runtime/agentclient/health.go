@@ -21,6 +21,8 @@ type Features struct {
 	FormatIfBlank bool
 	// GrowOnMount: it grows a file system that is smaller than its device when it mounts it.
 	GrowOnMount bool
+	// Freeze: it has the calls Freeze, Thaw and List of katadirect.volumes.v1.Volumes.
+	Freeze bool
 }
 
 // Names under which the agent tells its features, in AgentDetails.extra_features.
@@ -28,6 +30,7 @@ const (
 	featureResizeVolume  = "katadirect.resize-volume"
 	featureFormatIfBlank = "katadirect.format-if-blank"
 	featureGrowOnMount   = "katadirect.grow-on-mount"
+	featureFreeze        = "katadirect.freeze"
 )
 
 // Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
@@ -47,6 +50,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		ResizeVolume:  has(featureResizeVolume),
 		FormatIfBlank: has(featureFormatIfBlank),
 		GrowOnMount:   has(featureGrowOnMount),
+		Freeze:        has(featureFreeze),
 	}
 	return c.features, nil
 }

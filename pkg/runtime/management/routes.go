@@ -19,6 +19,9 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 	for path, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
 		directvolume.PathStats:    func(w http.ResponseWriter, r *http.Request) error { return stats(b, w, r) },
 		directvolume.PathResize:   func(w http.ResponseWriter, r *http.Request) error { return resize(b, w, r) },
+		directvolume.PathFreeze:   func(w http.ResponseWriter, r *http.Request) error { return freeze(b, w, r) },
+		directvolume.PathThaw:     func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
+		directvolume.PathList:     func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
 		directvolume.PathAgentURL: func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
 		directvolume.PathMetrics:  func(w http.ResponseWriter, _ *http.Request) error { return metrics(b, w) },
 	} {
@@ -26,7 +29,7 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
 			if err := handle(w, r); err != nil {
 				log.Warn("management request failed", "path", path, "error", err)
-				http.Error(w, err.Error(), statusOf(err))
+				http.Error(w, err.Error(), statusOf(path, err))
 			}
 		})
 	}
@@ -38,14 +41,30 @@ var errNoPath = errors.New("Required parameter path not found")
 
 // statusOf is the one place where errors become HTTP codes. Kata's Go shim knows 400 for the missing parameter and
 // 500 for all else; 501, which it uses for what it does not offer, tells a driver that a retry is of no use.
-func statusOf(err error) int {
+//
+// The paths that are not Kata's tell a request that makes no sense (400) from a volume that is in no state for it
+// (409). None of them answers 404, which is how Kata's shim says that it does not have the path.
+func statusOf(path string, err error) int {
+	ours := path == directvolume.PathFreeze || path == directvolume.PathThaw
 	switch {
-	case errors.Is(err, errNoPath):
+	case errors.Is(err, errNoPath), ours && errors.Is(err, errRequest), errors.Is(err, volume.ErrLimit):
 		return http.StatusBadRequest
-	case errors.Is(err, volume.ErrCannotGrow):
+	case errors.Is(err, volume.ErrCannotGrow), errors.Is(err, volume.ErrCannotFreeze):
 		return http.StatusNotImplemented
+	case ours && unfit(err):
+		return http.StatusConflict
 	}
 	return http.StatusInternalServerError
+}
+
+// unfit says that the volume is in no state for the request.
+func unfit(err error) bool {
+	for _, state := range []error{volume.ErrUnknown, volume.ErrNotMounted, volume.ErrReadOnly, directvolume.ErrDevice} {
+		if errors.Is(err, state) {
+			return true
+		}
+	}
+	return false
 }
 
 // stats answers for the first of the devices that the query may mean and the sandbox has.
@@ -83,14 +102,25 @@ func firstKnown(ctx context.Context, b Backend, devices []string) (directvolume.
 	return directvolume.VolumeStats{}, first
 }
 
-func resize(b Backend, _ http.ResponseWriter, r *http.Request) error {
+// errRequest says that a body is not what the path takes.
+var errRequest = errors.New("read the request")
+
+// read reads a JSON body. Its size is bounded by the caller.
+func read(r *http.Request, request any) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return fmt.Errorf("read the request: %w", err)
+		return fmt.Errorf("%w: %w", errRequest, err)
 	}
+	if err := json.Unmarshal(body, request); err != nil {
+		return fmt.Errorf("%w: %w", errRequest, err)
+	}
+	return nil
+}
+
+func resize(b Backend, _ http.ResponseWriter, r *http.Request) error {
 	var request directvolume.ResizeRequest
-	if err := json.Unmarshal(body, &request); err != nil {
-		return fmt.Errorf("read the request: %w", err)
+	if err := read(r, &request); err != nil {
+		return err
 	}
 	if request.VolumePath == "" || request.Size == 0 {
 		return errors.New("resize: VolumePath (the host's device) and Size (bytes) must both be given")

@@ -35,6 +35,10 @@ type Backend interface {
 	// VolumeStats and ResizeVolume take the host's device, as the record has it.
 	VolumeStats(ctx context.Context, device string) (directvolume.VolumeStats, error)
 	ResizeVolume(ctx context.Context, device string, sizeBytes uint64) error
+	// FreezeVolume, ThawVolume and Volumes are beyond Kata's; see directvolume.FreezeRequest.
+	FreezeVolume(ctx context.Context, device string, limit time.Duration) (directvolume.Freeze, error)
+	ThawVolume(ctx context.Context, device string, id uint64) (directvolume.Thaw, error)
+	Volumes(ctx context.Context) []directvolume.SandboxVolume
 	// AgentURL is where the agent listens, for example vsock://3:1024.
 	AgentURL() string
 	Metrics() Metrics

@@ -57,6 +57,18 @@ func (s *sandbox) ResizeVolume(_ context.Context, device string, sizeBytes uint6
 	return nil
 }
 
+func (s *sandbox) FreezeVolume(_ context.Context, device string, limit time.Duration) (directvolume.Freeze, error) {
+	return directvolume.Freeze{ID: 7, RemainingMilliseconds: uint64(limit.Milliseconds())}, s.known(device)
+}
+
+func (s *sandbox) ThawVolume(_ context.Context, device string, id uint64) (directvolume.Thaw, error) {
+	return directvolume.Thaw{WasFrozen: id == 7}, s.known(device)
+}
+
+func (s *sandbox) Volumes(context.Context) []directvolume.SandboxVolume {
+	return []directvolume.SandboxVolume{{Device: s.device, Containers: []string{"c1"}}}
+}
+
 func (s *sandbox) AgentURL() string { return "vsock://3:1024" }
 func (s *sandbox) Metrics() Metrics {
 	return Metrics{HypervisorPID: os.Getpid(), Containers: 2, Volumes: 1, Resizes: 7}

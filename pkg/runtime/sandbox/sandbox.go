@@ -104,6 +104,21 @@ func (s *Sandbox) ResizeVolume(ctx context.Context, device string, sizeBytes uin
 	return err
 }
 
+// FreezeVolume makes the direct volume on the host's device stand still for a while.
+func (s *Sandbox) FreezeVolume(ctx context.Context, device string, limit time.Duration) (directvolume.Freeze, error) {
+	return s.volumes.Freeze(ctx, device, limit)
+}
+
+// ThawVolume lets it go on.
+func (s *Sandbox) ThawVolume(ctx context.Context, device string, id uint64) (directvolume.Thaw, error) {
+	return s.volumes.Thaw(ctx, device, id)
+}
+
+// Volumes tells of all direct volumes.
+func (s *Sandbox) Volumes(ctx context.Context) []directvolume.SandboxVolume {
+	return s.volumes.Describe(ctx)
+}
+
 // AgentURL says where the agent listens.
 func (s *Sandbox) AgentURL() string { return s.machine.AgentURL() }
 

@@ -72,6 +72,7 @@ type guest struct {
 	resized map[string]uint64
 	stats   *agentproto.VolumeStatsResponse
 	asked   []string
+	mounted *agentproto.ListResponse
 }
 
 func (g *guest) GetVolumeStats(_ context.Context, r *agentproto.VolumeStatsRequest) (*agentproto.VolumeStatsResponse, error) {
@@ -85,6 +86,19 @@ func (g *guest) ResizeVolume(_ context.Context, r *agentproto.ResizeVolumeReques
 	}
 	g.resized[r.GetVolumeGuestPath()] = r.GetSize()
 	return &agentproto.Empty{}, nil
+}
+
+func (g *guest) Freeze(_ context.Context, r *agentproto.FreezeRequest) (*agentproto.FreezeResponse, error) {
+	g.asked = append(g.asked, r.GetVolumeGuestPath())
+	return &agentproto.FreezeResponse{Id: 3, RemainingMilliseconds: r.GetLimitMilliseconds()}, g.fail
+}
+
+func (g *guest) Thaw(_ context.Context, r *agentproto.ThawRequest) (*agentproto.ThawResponse, error) {
+	return &agentproto.ThawResponse{WasFrozen: r.GetId() == 3, Ended: "be\x1b[31mcause"}, g.fail
+}
+
+func (g *guest) List(context.Context, *agentproto.ListRequest) (*agentproto.ListResponse, error) {
+	return g.mounted, g.fail
 }
 
 var unimplemented = &agentclient.Error{Method: "ResizeVolume", Code: codes.Unimplemented, Message: "no"}
@@ -115,7 +129,7 @@ func newHost(t *testing.T) *host {
 	h.live(sandbox)
 	h.set = New(Config{
 		Sandbox: sandbox, Records: h.records, Disks: h.machine, Agent: h.guest,
-		Features: agentclient.Features{ResizeVolume: true, FormatIfBlank: true, GrowOnMount: true},
+		Features: agentclient.Features{ResizeVolume: true, FormatIfBlank: true, GrowOnMount: true, Freeze: true},
 		Log:      slog.New(slog.DiscardHandler),
 	})
 	return h

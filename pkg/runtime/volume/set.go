@@ -29,6 +29,9 @@ var (
 	ErrUnknown = errors.New("not found in sandbox")
 	// ErrNotMounted says that no container uses the volume at the moment, so the guest has not mounted it.
 	ErrNotMounted = errors.New("no container of the sandbox uses the volume at the moment")
+	// ErrCannotFreeze says that the agent in the guest is one that cannot freeze a file system.
+	ErrCannotFreeze = errors.New("the agent in the guest cannot freeze a mounted file system; " +
+		"use a guest image with katadirect's agent")
 	// ErrCannotGrow says that the agent in the guest is one that cannot grow a file system.
 	ErrCannotGrow = errors.New("the agent in the guest cannot grow a mounted file system; " +
 		"recreate the pod to let the new size take effect, or use a guest image with katadirect's agent")
@@ -45,6 +48,7 @@ type Disks interface {
 type Agent interface {
 	GetVolumeStats(context.Context, *agentproto.VolumeStatsRequest) (*agentproto.VolumeStatsResponse, error)
 	ResizeVolume(context.Context, *agentproto.ResizeVolumeRequest) (*agentproto.Empty, error)
+	agentproto.VolumesService
 }
 
 // Config is what a Set works with.
