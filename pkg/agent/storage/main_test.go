@@ -4,9 +4,11 @@ import (
 	"log/slog"
 	"os"
 	"testing"
+
+	"github.com/katadirect/katadirect/internal/ownmounts"
 )
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	os.Exit(m.Run())
+	os.Exit(ownmounts.Main(m))
 }
