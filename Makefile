@@ -25,12 +25,15 @@ help: ## list the targets
 demo: setup-demo build guest containerd1 ## one volume from claim to guest and back, in a real machine; writes out/demo.json
 	@bin/katadirect demo
 
-test: root setup-test build guest containerd1 containerd2 lint ## everything: lint, unit, CSI sanity, guest, CRI and crash tests
+test: root setup-test build guest containerd1 containerd2 lint ## everything: lint, unit, CSI sanity, guest, CRI and crash tests, a minute of soak
 	@go test -race -timeout 30m ./cmd/... ./internal/... ./pkg/...
 	@go test -count=1 -p 1 -timeout 60m ./test/...
 
 bench: root setup-test build guest containerd1 ## measure, with the floor beside each figure; writes out/bench.json
 	@go run ./test/bench
+
+soak: root setup-test containerd1 ## work a pod hard for an hour (SOAK=10m for less, SEED=n to repeat) and see that nothing grows
+	@go test -count=1 -v -timeout 0 ./test/soak -soak $(or $(SOAK),60m) -seed $(or $(SEED),0)
 
 build: ## the four programs, static, in bin/
 	@echo "building the programs (the first time takes a minute or two)"
@@ -86,4 +89,4 @@ $(STATICCHECK): hack/tools/go.mod
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2
+.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2

@@ -1,0 +1,134 @@
+package soak
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// figure is one thing that must not grow.
+type figure struct {
+	name  string
+	value int64
+	// slack is by how much it may be more at the end: what the allocators of Go and the kernel do by themselves.
+	slack int64
+}
+
+type figures []figure
+
+func (f figures) String() string {
+	var b strings.Builder
+	for _, one := range f {
+		fmt.Fprintf(&b, "%s %d, ", one.name, one.value)
+	}
+	return strings.TrimSuffix(b.String(), ", ")
+}
+
+// settle is how long what was under way may take to be over, before it is measured.
+const settle = 2 * time.Second
+
+// measure looks at a pod at rest.
+func (p *pod) measure(t *testing.T) figures {
+	t.Helper()
+	time.Sleep(settle)
+	raw, err := p.node.Metrics(t.Context(), p.pod)
+	must(t, err)
+	m := parseMetrics(raw)
+	all := figures{
+		{"shim's resident KiB", m["kata_shim_process_resident_memory_bytes"] >> 10, 3 << 10},
+		{"shim's goroutines", m["kata_shim_go_goroutines"], 8}, // idle connections of containerd's
+		{"shim's threads", m["kata_shim_threads"], 4},
+		{"shim's files", m["kata_shim_fds"], 6},
+		{"QEMU's files", m["kata_hypervisor_fds"], 4},
+		{"guest's used KiB", p.guestUsed(t), 16 << 10},
+	}
+	for name, words := range map[string]string{"shim": "containerd-shim-katadirect-v2", "virtiofsd": "virtiofsd", "QEMU": "qemu-system-x86_64"} {
+		pids, err := p.node.Lab.Find(words)
+		must(t, err)
+		if len(pids) == 0 {
+			t.Fatalf("there is no %s any more", name)
+		}
+		all = append(all, figure{name + "'s processes", int64(len(pids)), 0},
+			figure{"mounts that the " + name + " sees", countLines(t, fmt.Sprintf("/proc/%d/mountinfo", pids[0])), 0})
+		if name == "virtiofsd" {
+			// It keeps one for each file that the guest remembers.
+			files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", slices.Max(pids)))
+			must(t, err)
+			all = append(all, figure{"virtiofsd's files", int64(len(files)), 64})
+		}
+	}
+	all = append(all, figure{"files in /run", p.filesInRun(t), 0})
+	slices.SortFunc(all, func(a, b figure) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// growth says what has grown.
+func growth(before, after figures) []string {
+	var complaints []string
+	for i, b := range before {
+		if a := after[i]; a.value > b.value+b.slack {
+			complaints = append(complaints, fmt.Sprintf("%s: %d have become %d", b.name, b.value, a.value))
+		}
+	}
+	return complaints
+}
+
+// guestUsed is the guest's memory that nobody could have, in KiB.
+func (p *pod) guestUsed(t *testing.T) int64 {
+	t.Helper()
+	said, err := p.members[3].now.Exec(t.Context(), "cat", "/proc/meminfo")
+	must(t, err)
+	m := parseMetrics([]byte(strings.ReplaceAll(said, ":", "")))
+	if m["MemTotal"] == 0 || m["MemAvailable"] == 0 {
+		t.Fatalf("no memory in %q", said)
+	}
+	return m["MemTotal"] - m["MemAvailable"]
+}
+
+// parseMetrics takes the first word of a line for a name and the second for its value.
+func parseMetrics(raw []byte) map[string]int64 {
+	all := map[string]int64{}
+	for line := range bytes.Lines(raw) {
+		if f := bytes.Fields(line); len(f) >= 2 {
+			if v, err := strconv.ParseFloat(string(f[1]), 64); err == nil {
+				all[string(f[0])] = int64(v)
+			}
+		}
+	}
+	return all
+}
+
+func countLines(t *testing.T, path string) int64 {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	var n int64
+	for s := bufio.NewScanner(f); s.Scan(); {
+		n++
+	}
+	return n
+}
+
+// filesInRun counts what the shim, containerd and the driver keep there for the pod.
+func (p *pod) filesInRun(t *testing.T) (n int64) {
+	t.Helper()
+	must(t, filepath.WalkDir(p.node.Lab.Path("/run"), func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() && filepath.Base(filepath.Dir(path)) == "mounts" {
+			return fs.SkipDir // what is shared is the containers' own
+		}
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return nil
+	}))
+	return n
+}
