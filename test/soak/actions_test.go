@@ -17,7 +17,7 @@ import (
 
 // script is what every container runs: it writes a line a second, ends in order when asked, and with crashCode when
 // told to crash.
-const script = `trap 'exit 0' TERM; trap 'exit 42' USR1; i=0
+const script = `trap 'exit 0' TERM; trap 'exit 42' USR1; touch /tmp/ready; i=0
 while :; do i=$((i+1)); echo "tick $i"; sleep 1 & wait $!; done`
 
 const (
@@ -189,7 +189,20 @@ func (m *member) readConfig(ctx context.Context, _ *rand.Rand) error {
 	}
 }
 
+// ready waits until the first process has its traps: a signal that comes before kills it.
+func (m *member) ready(ctx context.Context) error {
+	for {
+		_, err := m.now.Exec(ctx, "test", "-e", "/tmp/ready")
+		if ended := (*lab.ExitError)(nil); err == nil || !errors.As(err, &ended) {
+			return err
+		}
+	}
+}
+
 func (m *member) restart(ctx context.Context, _ *rand.Rand) error {
+	if err := m.ready(ctx); err != nil {
+		return err
+	}
 	if err := m.now.Stop(ctx, 60); err != nil {
 		return err
 	}
@@ -198,6 +211,9 @@ func (m *member) restart(ctx context.Context, _ *rand.Rand) error {
 
 // crash has the first process end by itself, while an exec is running.
 func (m *member) crash(ctx context.Context, _ *rand.Rand) error {
+	if err := m.ready(ctx); err != nil {
+		return err
+	}
 	return m.withExec(ctx, func() error {
 		if _, err := m.now.Exec(ctx, "kill", "-USR1", "1"); err != nil {
 			// It may be faster than its own answer.
