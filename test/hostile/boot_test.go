@@ -16,9 +16,9 @@ func TestAGuestThatIsHostileAtBootCostsOnlyItsPod(t *testing.T) {
 		reason []string
 	}{
 		{"garbage", []string{"agent"}},
-		{"frame", []string{"the agent in the guest is gone"}},
+		{"frame", []string{"larger than any of an agent's"}},
 		{"silence", []string{"did not answer", "dial_timeout"}},
-		{"hang-up", []string{"the agent in the guest is gone"}},
+		{"hang-up", []string{"did not answer", "dial_timeout"}},
 		{"console", []string{"did not answer", "dial_timeout"}},
 		{"error", []string{"the guest's own words"}},
 		{"panic", []string{"panic"}},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -34,6 +35,15 @@ type boundedConn struct {
 	standing func() bool // Options.Standing
 	log      *slog.Logger
 	incoming frames
+	broken   atomic.Pointer[error] // why this side has hung up
+}
+
+// why is what the guest did that this side has hung up for, or nil.
+func (c *boundedConn) why() error {
+	if broken := c.broken.Load(); broken != nil {
+		return *broken
+	}
+	return nil
 }
 
 // Write gives a guest that stands still through no fault of its own all the time it needs.
@@ -59,7 +69,8 @@ func (c *boundedConn) Write(p []byte) (written int, err error) {
 func (c *boundedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if bad := c.incoming.see(p[:n]); bad != nil {
-		c.log.Error("hanging up on the agent", "error", bad) // the calls under way learn only that it is gone
+		c.log.Error("hanging up on the agent", "error", bad)
+		c.broken.CompareAndSwap(nil, &bad)
 		_ = c.Close()
 		return 0, bad
 	}

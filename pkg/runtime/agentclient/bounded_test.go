@@ -41,8 +41,8 @@ func TestAnAnswerThatIsTooLargeEndsTheConnectionBeforeItIsUnpacked(t *testing.T)
 		_, _ = guest.Write(message)
 	}()
 	r, err := c.StatsContainer(t.Context(), &agentproto.StatsContainerRequest{})
-	if !errors.Is(err, ErrGone) {
-		t.Errorf("%d entries and error %v, want ErrGone", len(r.GetNetworkStats()), err)
+	if !errors.Is(err, ErrGone) || !errors.Is(err, errTooLarge) {
+		t.Errorf("%d entries and error %v, want ErrGone and why", len(r.GetNetworkStats()), err)
 	}
 	<-c.Gone()
 	if !strings.Contains(said.String(), errTooLarge.Error()) {

@@ -72,6 +72,7 @@ type Client struct {
 
 	health   agentproto.HealthService
 	rpc      *ttrpc.Client
+	conn     *boundedConn
 	gone     chan struct{}
 	limits   map[string]time.Duration // by method; those not named have requestTimeout, 0 is none
 	features Features
@@ -94,7 +95,8 @@ func New(conn net.Conn, o Options) *Client {
 			"WaitProcess": 0, "GetOOMEvent": 0, "ReadStdout": 0, "ReadStderr": 0, "WriteStdin": 0,
 		},
 	}
-	c.rpc = ttrpc.NewClient(&boundedConn{Conn: conn, standing: o.Standing, log: o.Log},
+	c.conn = &boundedConn{Conn: conn, standing: o.Standing, log: o.Log}
+	c.rpc = ttrpc.NewClient(c.conn,
 		ttrpc.WithOnClose(func() { close(c.gone) }), ttrpc.WithUnaryClientInterceptor(c.call))
 	c.AgentServiceService = agentproto.NewAgentServiceClient(c.rpc)
 	c.VolumesService = agentproto.NewVolumesClient(c.rpc)
@@ -144,9 +146,17 @@ func (c *Client) failure(ctx context.Context, method string, err error) error {
 	}
 	// Everything else is the connection: closed, broken, or no longer making sense.
 	if errors.Is(err, ttrpc.ErrClosed) {
-		return fmt.Errorf("agent: %s: %w", method, ErrGone)
+		return fmt.Errorf("agent: %s: %w", method, c.lost())
 	}
 	return fmt.Errorf("agent: %s: %w: %w", method, ErrGone, err)
+}
+
+// lost is ErrGone, with the reason if it was this side that has hung up.
+func (c *Client) lost() error {
+	if why := c.conn.why(); why != nil {
+		return fmt.Errorf("%w: %w", ErrGone, why)
+	}
+	return ErrGone
 }
 
 func answer(method string, s *status.Status) error {

@@ -80,7 +80,7 @@ func (c *Client) Watch(ctx context.Context, period, timeout time.Duration) error
 		case <-ctx.Done():
 			return nil
 		case <-c.gone:
-			return ErrGone
+			return c.lost()
 		case <-tick.C:
 		}
 		if err := c.checkWithin(ctx, timeout); err != nil {

@@ -18,7 +18,7 @@ import (
 
 // nasty is text that a person should never get to see as it is: it clears a terminal, sets its title, forges a line of
 // containerd's log and one of an event, and writes from right to left.
-const nasty = "\x1b[2J\x1b]0;owned\x07\r\ntime=\"2026-01-01T00:00:00Z\" level=fatal msg=\"forged\"\u202e\u2028\x00\xff"
+const nasty = "\x1b[2J\x1b]0;owned\x07\r\ntime=\"2026-01-01T00:00:00Z\" level=fatal msg=\"forged\"\u202e\u2028\x00"
 
 // large is as much as goes into one message that the shim takes.
 const large = 256 << 10
@@ -104,23 +104,17 @@ func (a *agent) ExecProcess(_ context.Context, r *agentproto.ExecProcessRequest)
 		return nil, failure(large / len(nasty) / 2)
 	case "frame", "garbage":
 		port.Lock()
-		go answerAndBreak(evil, port.Conn)
+		go breakIn(evil, port.Conn)
 		port.Unlock()
-	case "hang-up":
-		return nil, port.Close()
 	}
 	return empty, nil
 }
 
-// answerAndBreak breaks into the connection a moment after the answer.
-func answerAndBreak(evil string, conn net.Conn) {
+// breakIn sends into the connection, a moment after the answer, what is none.
+func breakIn(evil string, conn net.Conn) {
 	time.Sleep(200 * time.Millisecond)
-	answerWith2(evil, conn)
-}
-
-func answerWith2(evil string, conn net.Conn) {
 	if evil == "frame" {
-		endless(conn, append([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 2, 0}, make([]byte, 64<<10)...))
+		endless(conn, hugeFrame())
 	}
 	endless(conn, []byte(strings.Repeat(nasty, 100)))
 }

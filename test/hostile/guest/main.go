@@ -96,8 +96,7 @@ func answerWith(evil string, conn net.Conn) {
 	case "garbage":
 		endless(conn, []byte("\x00\x00\x00\x20\x00\x00\x00\x01\x02\x00 this is no answer to anything \xff\xfe\x80"))
 	case "frame":
-		// ttrpc's header: a length of 4 GiB less one, stream 1, an answer. Then as much of it as is taken.
-		endless(conn, append([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 2, 0}, make([]byte, 64<<10)...))
+		endless(conn, hugeFrame())
 	case "hang-up":
 		return
 	case "console":
@@ -106,6 +105,11 @@ func answerWith(evil string, conn net.Conn) {
 	case "silence":
 		time.Sleep(time.Hour)
 	}
+}
+
+// hugeFrame is ttrpc's header for an answer of 4 GiB less one byte on stream 1, and the beginning of that.
+func hugeFrame() []byte {
+	return append([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 2, 0}, make([]byte, 64<<10)...)
 }
 
 func endless(conn net.Conn, what []byte) {
@@ -122,7 +126,7 @@ func flood(path string) {
 	if err != nil {
 		return
 	}
-	text := []byte(nasty + strings.Repeat("x", 60<<10))
+	text := []byte(nasty + "\xff" + strings.Repeat("x", 60<<10))
 	for {
 		if _, err := f.Write(text); err != nil {
 			return
