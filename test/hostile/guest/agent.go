@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func serveProtocol(evil string, listener net.Listener) error {
 	if err != nil {
 		return err
 	}
-	agentproto.RegisterAgentServiceService(server, &agent{evil: evil, evils: map[string]string{}})
+	agentproto.RegisterAgentServiceService(server, newAgent(evil))
 	agentproto.RegisterHealthService(server, health{})
 	return server.Serve(context.Background(), remembering{listener})
 }
@@ -68,9 +69,14 @@ type agent struct {
 	evil string // from the command line
 
 	mu     sync.Mutex
-	evils  map[string]string // by the process's name
-	ended  sync.Map          // closed channels by the process's name
+	evils  map[string]string // by the process's name, as the next two
+	ends   map[string]chan struct{}
+	ended  map[string]bool
 	oomsAt int
+}
+
+func newAgent(evil string) *agent {
+	return &agent{evil: evil, evils: map[string]string{}, ends: map[string]chan struct{}{}, ended: map[string]bool{}}
 }
 
 func failure(times int) error {
@@ -130,26 +136,37 @@ func (a *agent) learn(process string, p *agentproto.Process) (evil string) {
 }
 
 func (a *agent) of(container, process string) string {
-	if process == "" {
-		process = container
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.evils[process]
+	return a.evils[cmp.Or(process, container)]
 }
 
 func (a *agent) SignalProcess(_ context.Context, r *agentproto.SignalProcessRequest) (*agentproto.Empty, error) {
-	a.end(r.GetContainerId())
-	a.end(r.GetExecId())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if process := cmp.Or(r.GetExecId(), r.GetContainerId()); !a.ended[process] {
+		a.ended[process] = true
+		close(a.endOf(process))
+	}
 	return empty, nil
 }
 
-func (a *agent) end(process string) {
-	ended, _ := a.ended.LoadOrStore(process, make(chan struct{}))
+// endOf is closed when the process is told to end. The caller holds a.mu.
+func (a *agent) endOf(process string) chan struct{} {
+	if a.ends[process] == nil {
+		a.ends[process] = make(chan struct{})
+	}
+	return a.ends[process]
+}
+
+// await waits until the process is told to end.
+func (a *agent) await(ctx context.Context, container, process string) {
+	a.mu.Lock()
+	end := a.endOf(cmp.Or(process, container))
+	a.mu.Unlock()
 	select {
-	case <-ended.(chan struct{}):
-	default:
-		close(ended.(chan struct{}))
+	case <-end:
+	case <-ctx.Done():
 	}
 }
 
@@ -165,11 +182,7 @@ func (a *agent) WaitProcess(ctx context.Context, r *agentproto.WaitProcessReques
 			return &agentproto.WaitProcessResponse{}, nil
 		}
 	}
-	ended, _ := a.ended.LoadOrStore(r.GetContainerId(), make(chan struct{}))
-	select {
-	case <-ended.(chan struct{}):
-	case <-ctx.Done():
-	}
+	a.await(ctx, r.GetContainerId(), r.GetExecId())
 	return &agentproto.WaitProcessResponse{Status: 137}, nil
 }
 
@@ -180,11 +193,7 @@ func (a *agent) ReadStdout(ctx context.Context, r *agentproto.ReadStreamRequest)
 	case "endless":
 		return &agentproto.ReadStreamResponse{Data: []byte(strings.Repeat(nasty, int(r.GetLen())/len(nasty)))}, nil
 	case "sleep":
-		ended, _ := a.ended.LoadOrStore(r.GetContainerId(), make(chan struct{}))
-		select {
-		case <-ended.(chan struct{}):
-		case <-ctx.Done():
-		}
+		a.await(ctx, r.GetContainerId(), r.GetExecId())
 	}
 	return &agentproto.ReadStreamResponse{}, nil
 }
