@@ -15,6 +15,8 @@ const (
 	exitNotFound = 3
 	exitInUse    = 4
 	exitInvalid  = 5
+	exitCannot   = 6
+	exitThawed   = 7
 	exitSignal   = 128 // and the signal's number
 )
 
@@ -25,6 +27,8 @@ const exitHelp = `Exit status:
   3    no record for the path, or no living sandbox has the volume
   4    refused, because a living sandbox has the volume
   5    the record or its device cannot be used
+  6    the sandbox's runtime, or the agent in its guest, does not offer it
+  7    the volume was not frozen until the thaw
   130  interrupted (143: terminated); what was begun has been taken back`
 
 // errSilent is returned when everything has been said, and only the status is left to give.
@@ -42,7 +46,8 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitOK
 	case errors.As(context.Cause(ctx), &signal):
 		return exitSignal + int(signal.signal)
-	case errors.As(err, new(usageError)), errors.Is(err, directvolume.ErrInvalidKey):
+	case errors.As(err, new(usageError)), errors.Is(err, directvolume.ErrInvalidKey),
+		errors.Is(err, directvolume.ErrInvalidSandbox), errors.Is(err, directvolume.ErrAmbiguous):
 		return exitUsage
 	case errors.Is(err, directvolume.ErrNotFound), errors.Is(err, directvolume.ErrNoSandbox):
 		return exitNotFound
@@ -50,6 +55,10 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitInUse
 	case errors.Is(err, directvolume.ErrInvalid), errors.Is(err, directvolume.ErrDevice):
 		return exitInvalid
+	case errors.Is(err, directvolume.ErrNotOffered):
+		return exitCannot
+	case errors.Is(err, errNotFrozen):
+		return exitThawed
 	}
 	return exitFailed
 }

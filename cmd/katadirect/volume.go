@@ -19,7 +19,7 @@ func newVolume(h *host) *cobra.Command {
 		Example: `  katadirect volume list
   katadirect volume inspect /var/lib/kubelet/pods/UID/volumes/kubernetes.io~csi/PV/mount`,
 	}
-	cmd.AddCommand(newVolumeList(h), newVolumeInspect(h))
+	cmd.AddCommand(newVolumeList(h), newVolumeInspect(h), newVolumeStats(h), newVolumeFreeze(h), newVolumeThaw(h))
 	return cmd
 }
 
@@ -33,12 +33,16 @@ func newVolumeList(h *host) *cobra.Command {
 		Short: "List all records of this node",
 		Long: `Lists all records of this node, with the sandbox that has the volume and what its guest says. The states are
 idle (recorded only), normal and abnormal (the guest says so), silent (the guest does not answer) and bad (the record or
-its device cannot be used).`,
+its device cannot be used). With --sandbox it lists the volumes of one sandbox as its shim and guest see them.`,
 		Example: `  katadirect volume list
-  katadirect volume list --output json`,
+  katadirect volume list --sandbox 3f2a --output json`,
 	}
 	output := outputFlag(cmd, formatText)
+	prefix := cmd.Flags().String("sandbox", "", "id of a sandbox, or its beginning")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *prefix != "" {
+			return h.listSandbox(cmd, *prefix, *output)
+		}
 		volumes, err := h.node().Volumes(cmd.Context())
 		if err != nil {
 			return err
@@ -52,6 +56,43 @@ its device cannot be used).`,
 		return printVolumes(cmd.OutOrStdout(), volumes)
 	}
 	return cmd
+}
+
+// listSandbox lists what one sandbox has.
+func (h *host) listSandbox(cmd *cobra.Command, prefix string, output format) error {
+	id, err := h.sandboxes().Find(prefix)
+	if err != nil {
+		return err
+	}
+	volumes, err := h.client(id).Volumes(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if output == formatJSON {
+		return printJSON(cmd.OutOrStdout(), volumes)
+	}
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "GUEST\tSIZE\tFS\tMODE\tFROZEN\tCONTAINERS\tDEVICE\tGUEST PATH")
+	for _, v := range volumes {
+		mode, frozen := "rw", "-"
+		if v.ReadOnly {
+			mode = "ro"
+		}
+		if v.Frozen != nil {
+			frozen = fmt.Sprintf("%d ms left", v.Frozen.RemainingMilliseconds)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", orNone(v.GuestDevice), humanBytes(int64(v.SizeBytes)),
+			orNone(v.FSType), mode, frozen, shortIDs(v.Containers), printable(v.Device), printable(v.GuestPath))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if v.Problem != "" {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", printable(v.Device), printable(v.Problem))
+		}
+	}
+	return nil
 }
 
 func printVolumes(out io.Writer, volumes []inventory.Volume) error {

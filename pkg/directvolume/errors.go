@@ -20,6 +20,8 @@ var (
 	ErrDevice = errors.New("unusable device")
 	// ErrClaimed says that a living sandbox has the volume. The error is a *ClaimedError.
 	ErrClaimed = errors.New("volume is in use by a sandbox")
+	// ErrAmbiguous says that several sandboxes may be meant.
+	ErrAmbiguous = errors.New("more than one sandbox has such an id")
 	// ErrNoSandbox says that no living sandbox has the volume, or that the sandbox has no management socket.
 	ErrNoSandbox = errors.New("no living sandbox")
 	// ErrNotOffered says that the sandbox's runtime, or the agent in its guest, cannot freeze volumes and tell of them.

@@ -3,8 +3,12 @@ package directvolume
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -78,6 +82,38 @@ func accepts(socket string) bool {
 		}
 	}
 	return true
+}
+
+// Find returns the id of the one living sandbox of this host whose id begins with prefix.
+//
+// ErrInvalidSandbox for what cannot begin one, ErrNoSandbox for none; ErrAmbiguous for several.
+func (s Sandboxes) Find(prefix string) (string, error) {
+	if err := CheckSandboxID(prefix); err != nil {
+		return "", err
+	}
+	var found []string
+	for _, dir := range []string{orDefault(s.GoDir, DefaultGoDir), orDefault(s.RustDir, DefaultRustDir)} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("look for sandboxes: %w", err)
+		}
+		for _, e := range entries {
+			if id := e.Name(); strings.HasPrefix(id, prefix) && !slices.Contains(found, id) && s.Alive(id) {
+				if id == prefix {
+					return id, nil
+				}
+				found = append(found, id)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("%w has an id that begins with %q", ErrNoSandbox, prefix)
+	case 1:
+		return found[0], nil
+	}
+	slices.Sort(found)
+	return "", fmt.Errorf("%w: %q may be %s", ErrAmbiguous, prefix, strings.Join(found[:min(len(found), 5)], " "))
 }
 
 // CheckSandboxID returns an ErrInvalidSandbox unless id can be the name of a claim: 1 to 128 letters, digits, "_",

@@ -242,3 +242,38 @@ func TestDefaultPlacesAreKatas(t *testing.T) {
 		}
 	}
 }
+
+func TestASandboxIsFoundByTheBeginningOfItsID(t *testing.T) {
+	dir := t.TempDir()
+	s := Sandboxes{GoDir: filepath.Join(dir, "go"), RustDir: filepath.Join(dir, "rust"), ProcDir: filepath.Join(dir, "proc")}
+	for _, id := range []string{"abc", "abcd1", "abcd2", "x1"} {
+		lease, err := s.AcquireLease(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lease.Close()
+	}
+	for _, empty := range []string{filepath.Join(s.GoDir, "dead"), s.ProcDir} {
+		if err := os.MkdirAll(empty, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for prefix, want := range map[string]struct {
+		id  string
+		err error
+	}{
+		"x":     {"x1", nil},
+		"abcd2": {"abcd2", nil},
+		"abc":   {"abc", nil}, // to the byte, though others begin with it
+		"abcd":  {"", ErrAmbiguous},
+		"a":     {"", ErrAmbiguous},
+		"dead":  {"", ErrNoSandbox},
+		"y":     {"", ErrNoSandbox},
+		"":      {"", ErrInvalidSandbox},
+		"../x":  {"", ErrInvalidSandbox},
+	} {
+		if id, err := s.Find(prefix); id != want.id || !errors.Is(err, want.err) {
+			t.Errorf("%q: %q, %v; want %q, %v", prefix, id, err, want.id, want.err)
+		}
+	}
+}
