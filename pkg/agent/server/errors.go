@@ -38,6 +38,7 @@ var statusCodes = []struct {
 	{storage.ErrRequest, codes.InvalidArgument},
 	{storage.ErrDriver, codes.InvalidArgument},
 	{storage.ErrReadOnly, codes.FailedPrecondition},
+	{storage.ErrSubPath, codes.FailedPrecondition},
 	{filesystem.ErrOptions, codes.InvalidArgument},
 	{filesystem.ErrUnsupported, codes.InvalidArgument},
 	{filesystem.ErrOccupied, codes.FailedPrecondition},

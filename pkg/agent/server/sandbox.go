@@ -17,6 +17,7 @@ const (
 	FeatureFormatIfBlank = "katadirect.format-if-blank"
 	FeatureGrowOnMount   = "katadirect.grow-on-mount"
 	FeatureFreeze        = "katadirect.freeze"
+	FeatureSubPath       = "katadirect.subpath"
 )
 
 // CreateSandbox makes what the pod's containers share.
@@ -41,7 +42,8 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 			InitDaemon:      true,
 			StorageHandlers: storage.Drivers(),
 			SupportsSeccomp: true,
-			ExtraFeatures:   []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze},
+			ExtraFeatures: []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze,
+				FeatureSubPath},
 		},
 	}
 	if req.GetMemBlockSize() {

@@ -40,6 +40,7 @@ type entry struct {
 	// Guarded by turn.
 	users  int
 	shared bool // stays until ReleaseAll
+	part   bool // of a volume, which it holds
 	volume *Volume
 }
 
@@ -92,7 +93,7 @@ func (m *Mounts) Add(ctx context.Context, s *agentproto.Storage) error {
 		return fmt.Errorf("storage %q at %s: %w", r.source, r.mountPoint, err)
 	}
 	e.users, e.volume = e.users+1, volume
-	e.shared = r.shared || staysUntilTheEnd(r.driver)
+	e.shared, e.part = r.shared || staysUntilTheEnd(r.driver), r.driver == DriverSubPath
 	slog.Info("storage is mounted", "driver", r.driver, "source", r.source, "fstype", r.fstype,
 		"mount_point", r.mountPoint, "took", time.Since(begin))
 	return nil
@@ -126,13 +127,16 @@ func (m *Mounts) mount(ctx context.Context, r request) (*Volume, error) {
 		return nil, mountBind(r)
 	case "overlayfs":
 		return nil, m.mountOverlay(r)
+	case DriverSubPath:
+		return nil, m.mountSubPath(ctx, r)
 	}
 	return nil, fmt.Errorf("%w: %q", ErrDriver, r.driver)
 }
 
 // Drivers are the names of all drivers.
 func Drivers() []string {
-	return []string{"blk", "scsi", "mmioblk", "virtio-fs", "ephemeral", "local", "bind", "watchable-bind", "overlayfs"}
+	return []string{"blk", "scsi", "mmioblk", "virtio-fs", "ephemeral", "local", "bind", "watchable-bind", "overlayfs",
+		DriverSubPath}
 }
 
 // staysUntilTheEnd says whether a driver's storage outlives its users: the
@@ -167,19 +171,14 @@ func (m *Mounts) Release(ctx context.Context, mountPoint string) error {
 func (m *Mounts) ReleaseAll(ctx context.Context) error {
 	m.ThawAll("the sandbox ends")
 	points := m.mountPoints()
-	// What is mounted below something else goes first.
+	// What is mounted below something else goes first, and parts of volumes
+	// before all volumes.
 	sortDeepestFirst(points)
 	var failures []error
-	for _, point := range points {
-		e, err := m.acquire(ctx, point)
-		if err != nil {
-			failures = append(failures, err)
-			continue
+	for _, parts := range []bool{true, false} {
+		for _, point := range points {
+			failures = append(failures, m.releaseIf(ctx, point, parts))
 		}
-		if e.users > 0 {
-			failures = append(failures, m.unmount(ctx, point, e))
-		}
-		e.release()
 	}
 	return errors.Join(failures...)
 }
@@ -188,6 +187,19 @@ func (m *Mounts) mountPoints() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Collect(maps.Keys(m.entries))
+}
+
+// releaseIf unmounts an entry that is a part of a volume, or is not.
+func (m *Mounts) releaseIf(ctx context.Context, point string, part bool) error {
+	e, err := m.acquire(ctx, point)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	if e.users == 0 || e.part != part {
+		return nil
+	}
+	return m.unmount(ctx, point, e)
 }
 
 // unmount takes an entry's mount away. The caller holds the entry.
@@ -204,7 +216,7 @@ func (m *Mounts) unmount(ctx context.Context, mountPoint string, e *entry) error
 			return fmt.Errorf("storage at %s: %w", mountPoint, err)
 		}
 	}
-	e.users, e.shared, e.volume = 0, false, nil
+	e.users, e.shared, e.part, e.volume = 0, false, false, nil
 	m.freezes.forget(mountPoint)
 	slog.Info("storage is unmounted", "mount_point", mountPoint, "took", time.Since(begin))
 	return nil

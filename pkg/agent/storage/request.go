@@ -19,6 +19,10 @@ const (
 	// smaller than its device as soon as it is mounted.
 	OptionGrow = "katadirect.io/grow"
 
+	// OptionSubPath, of DriverSubPath, is the part of the volume, relative to
+	// its root.
+	OptionSubPath = "katadirect.io/subpath"
+
 	formatIfBlank = "if-blank"
 	growOnMount   = "on-mount"
 )
@@ -43,6 +47,8 @@ type request struct {
 	formatIfBlank bool
 	ephemeral     bool // what is formatted need not survive the machine
 	growOnMount   bool
+
+	inside string // of DriverSubPath
 
 	// For folders made in the guest.
 	directory directoryOptions
@@ -83,6 +89,8 @@ func (r *request) driverOption(option string) error {
 	case OptionGrow:
 		r.growOnMount = value == growOnMount
 		return known(option, r.growOnMount)
+	case OptionSubPath:
+		r.inside = value
 	case optionCreateFilesystem:
 		r.formatIfBlank, r.ephemeral = true, true
 	case optionEncryptionKey:

@@ -23,6 +23,8 @@ type Features struct {
 	GrowOnMount bool
 	// Freeze: it has the calls Freeze, Thaw and List of katadirect.volumes.v1.Volumes.
 	Freeze bool
+	// SubPath: it mounts a part of a volume, made if it is missing, without following links out of the volume.
+	SubPath bool
 }
 
 // Names under which the agent tells its features, in AgentDetails.extra_features.
@@ -31,6 +33,7 @@ const (
 	featureFormatIfBlank = "katadirect.format-if-blank"
 	featureGrowOnMount   = "katadirect.grow-on-mount"
 	featureFreeze        = "katadirect.freeze"
+	featureSubPath       = "katadirect.subpath"
 )
 
 // Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
@@ -51,6 +54,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		FormatIfBlank: has(featureFormatIfBlank),
 		GrowOnMount:   has(featureGrowOnMount),
 		Freeze:        has(featureFreeze),
+		SubPath:       has(featureSubPath),
 	}
 	return c.features, nil
 }

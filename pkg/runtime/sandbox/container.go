@@ -148,13 +148,11 @@ func (s *Sandbox) mounts(ctx context.Context, r ContainerRequest, undo *rollback
 		case guestspec.PodMemory:
 			m = guestspec.SharedMemory(m)
 		case guestspec.HostBind:
-			var storage *agentproto.Storage
-			if m, storage, err = s.hostBind(ctx, r.ID, m); err != nil {
+			var more []*agentproto.Storage
+			if m, more, err = s.hostBind(ctx, r.ID, m); err != nil {
 				return nil, nil, fmt.Errorf("mount on %s: %w", m.Destination, err)
 			}
-			if storage != nil {
-				storages = append(storages, storage)
-			}
+			storages = append(storages, more...)
 		}
 		mounts = append(mounts, m)
 	}
@@ -162,10 +160,10 @@ func (s *Sandbox) mounts(ctx context.Context, r ContainerRequest, undo *rollback
 }
 
 // hostBind gives the volume recorded for the mount's source, or if there is none the source itself.
-func (s *Sandbox) hostBind(ctx context.Context, id string, m specs.Mount) (specs.Mount, *agentproto.Storage, error) {
+func (s *Sandbox) hostBind(ctx context.Context, id string, m specs.Mount) (specs.Mount, []*agentproto.Storage, error) {
 	use, err := s.volumes.Attach(ctx, id, m.Source)
 	if err == nil {
-		return guestspec.FromGuest(m, use.GuestPath), use.Storage, nil
+		return guestspec.FromGuest(m, use.GuestPath), use.Storages, nil
 	}
 	if !errors.Is(err, directvolume.ErrNotFound) {
 		return m, nil, err

@@ -93,11 +93,11 @@ type disk struct {
 
 // Use is what becomes of one bind mount.
 type Use struct {
-	// GuestPath is where the guest mounts the volume; the container's mount becomes a bind of it.
+	// GuestPath is where the guest has the volume, or the part of it; the container's mount becomes a bind of it.
 	GuestPath string
-	// Storage goes to the agent with the container. It is nil for a container's second mount of the same volume:
-	// the agent counts storages, and this one is counted already.
-	Storage *agentproto.Storage
+	// Storages go to the agent with the container, in this order. That of the volume is not among them for a
+	// container's second mount of it: the agent counts storages, and this one is counted already.
+	Storages []*agentproto.Storage
 }
 
 // New makes an empty set.
@@ -105,7 +105,8 @@ func New(c Config) *Set {
 	return &Set{Config: c, changing: semaphore.NewWeighted(1), disks: make(map[identity]*disk)}
 }
 
-// Attach gives the volume recorded for source, the source path of a bind mount, to the container.
+// Attach gives the volume recorded for source, the source path of a bind mount, to the container, or the part of it
+// that source stands for (a subPath).
 //
 // directvolume.ErrNotFound: there is none; the mount is an ordinary one. Every other error must fail the container,
 // and then nothing of this call is left. What it is may be told by directvolume's errors (ErrInvalid, ErrClaimed,
@@ -115,31 +116,18 @@ func (s *Set) Attach(ctx context.Context, container, source string) (Use, error)
 		return Use{}, err
 	}
 	defer s.changing.Release(1)
-	var use Use
-	var err error
+	place, err := s.locate(ctx, source)
+	if err != nil {
+		return Use{}, err
+	}
 	if s.Disabled {
-		err = s.refuse(ctx, source)
-	} else {
-		use, err = s.attach(ctx, container, source)
+		return Use{}, fmt.Errorf("%s: %w", place.volume, ErrDisabled)
 	}
-	if errors.Is(err, directvolume.ErrNotFound) {
-		if inside := s.refuseInside(ctx, source); inside != nil {
-			return Use{}, inside
-		}
-	}
-	return use, err
+	return s.attach(ctx, container, place)
 }
 
-// refuse finds out whether there would have been a volume.
-func (s *Set) refuse(ctx context.Context, source string) error {
-	_, err := s.Records.Get(ctx, source)
-	if err == nil {
-		return fmt.Errorf("%s: %w", source, ErrDisabled)
-	}
-	return err
-}
-
-func (s *Set) attach(ctx context.Context, container, source string) (use Use, err error) {
+func (s *Set) attach(ctx context.Context, container string, place place) (use Use, err error) {
+	source := place.volume
 	record, err := s.Records.Claim(ctx, source, s.Sandbox)
 	if err != nil {
 		return Use{}, err
@@ -160,7 +148,7 @@ func (s *Set) attach(ctx context.Context, container, source string) (use Use, er
 	if err != nil {
 		return Use{}, fmt.Errorf("direct volume %s: %w", source, err)
 	}
-	return s.use(d, w, container, source), nil
+	return s.use(d, w, container, source).with(s.part(container, d.guestPath, place)), nil
 }
 
 // find returns the device's disk, plugging it in if it is not there yet.
@@ -234,7 +222,7 @@ func (s *Set) use(d *disk, w wish, container, source string) Use {
 	defer s.mu.Unlock()
 	use := Use{GuestPath: d.guestPath}
 	if _, counted := d.users[container]; !counted {
-		use.Storage = w.storage(d.address)
+		use.Storages = append(use.Storages, w.storage(d.address))
 	}
 	d.paths[source] = struct{}{}
 	d.users[container] = struct{}{}

@@ -57,7 +57,7 @@ func TestTheRecordBecomesTheAgentsStorage(t *testing.T) {
 			use := h.attach("c1", h.record("v", tc.change))
 			tc.want.Driver, tc.want.Source, tc.want.Fstype = "blk", "02/01", "ext4"
 			tc.want.MountPoint = "/run/kata-containers/sandbox/storage/MDIvMDE="
-			if got := use.Storage.String(); got != tc.want.String() {
+			if got := use.Storages[0].String(); got != tc.want.String() {
 				t.Errorf("storage %s\nwant    %s", got, tc.want)
 			}
 			if use.GuestPath != tc.want.GetMountPoint() {
@@ -77,7 +77,7 @@ func TestOneVolumeInSeveralContainersIsPluggedOnceAndCounted(t *testing.T) {
 	h := newHost(t)
 	path := h.record("v", nil)
 	first := h.attach("c1", path)
-	if again := h.attach("c1", path); again.Storage != nil || again.GuestPath != first.GuestPath {
+	if again := h.attach("c1", path); len(again.Storages) != 0 || again.GuestPath != first.GuestPath {
 		t.Errorf("a second mount in the same container: %+v, want the same place and no second storage", again)
 	}
 	second := h.attach("c2", path)
@@ -105,8 +105,8 @@ func TestADeviceUnderTwoNamesIsOneDisk(t *testing.T) {
 	if a, b := h.attach("c1", path), h.attach("c2", other); a.GuestPath != b.GuestPath || h.machine.plugs != 1 {
 		t.Errorf("%s and %s, plugged %d times", a.GuestPath, b.GuestPath, h.machine.plugs)
 	}
-	if use := h.attach("c3", readOnly); !slices.Contains(use.Storage.GetOptions(), "ro") {
-		t.Errorf("options %q", use.Storage.GetOptions())
+	if use := h.attach("c3", readOnly); !slices.Contains(use.Storages[0].GetOptions(), "ro") {
+		t.Errorf("options %q", use.Storages[0].GetOptions())
 	}
 	h.detach("c1")
 	h.detach("c2")
@@ -288,8 +288,8 @@ func TestADiskThatCannotBeUnpluggedStaysClaimedAndIsTriedAgain(t *testing.T) {
 			h.state(path, 1, true)
 
 			h.machine.failPlug, h.machine.failUnplg = false, false
-			if use := h.attach("c2", path); use.Storage.GetSource() == "" {
-				t.Errorf("storage %v", use.Storage)
+			if use := h.attach("c2", path); len(use.Storages) != 1 {
+				t.Errorf("storages %v", use.Storages)
 			}
 			h.detach("c2")
 			h.state(path, 0, false)

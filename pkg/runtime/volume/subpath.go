@@ -2,88 +2,108 @@ package volume
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
-	"strings"
+	"unicode/utf8"
 
-	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
-
+	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
-// ErrSubPath says that a mount's source lies inside the folder that stands for a direct volume. On the host that
-// folder is empty: sharing a part of it would give the container a folder of the host's disk in the volume's stead.
-var ErrSubPath = errors.New("a part (subPath) of a direct volume cannot be mounted; mount the whole volume")
+// ErrSubPath says that a mount's source lies inside the folder that stands for a direct volume, and that the part of
+// the volume cannot be told. On the host that folder is empty: sharing a part of it would give the container a folder
+// of the host's disk in the volume's stead.
+var ErrSubPath = errors.New("this part (subPath) of a direct volume cannot be mounted")
 
-// refuseInside returns an ErrSubPath if source lies in a volume's folder, or is a bind mount of something there, which
-// is how kubelet prepares a subPath.
-func (s *Set) refuseInside(ctx context.Context, source string) error {
+// The storage by which our agent mounts a part of a volume: it opens the part inside the volume and nowhere else,
+// whatever links the guest has put there, and makes it if it is missing.
+const (
+	driverSubPath = "katadirect.subpath"
+	optionSubPath = "katadirect.io/subpath="
+	// partsDir is where it mounts the parts. Each container has its own: one that was made anew since must not be the
+	// old one for the next container.
+	partsDir = "/run/kata-containers/sandbox/subpaths"
+)
+
+// place is what the source of a mount stands for.
+type place struct {
+	volume string // the path that the volume is recorded for
+	inside string // the part of it, relative; "" is the whole volume
+}
+
+// locate finds the volume that source is, lies in, or is a bind mount of a part of, which is how kubelet prepares a
+// subPath. directvolume.ErrNotFound: none of these.
+func (s *Set) locate(ctx context.Context, source string) (place, error) {
+	_, err := s.Records.Get(ctx, source)
+	if !errors.Is(err, directvolume.ErrNotFound) {
+		return place{volume: source}, err
+	}
+	notFound := err
 	origins, err := originsOf(source)
 	if err != nil {
-		return err
+		return place{}, err
 	}
-	for _, origin := range origins {
+	for _, o := range origins {
 		// The origin itself first: with subPath "." kubelet binds the volume's whole folder to another place.
-		for dir := origin; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		for dir, inside := o.path, ""; dir != "/" && dir != "."; dir, inside = filepath.Dir(dir), path.Join(filepath.Base(dir), inside) {
 			_, err := s.Records.Get(ctx, dir)
-			if errors.Is(err, directvolume.ErrNotFound) {
+			switch {
+			case errors.Is(err, directvolume.ErrNotFound):
 				continue
+			case err != nil:
+				return place{}, fmt.Errorf("%s lies in the direct volume %s: %w", source, dir, err)
+			case o.deleted:
+				return place{}, fmt.Errorf("%w: %s is a bind mount of a folder in %s that was deleted since; recreate the pod",
+					ErrSubPath, source, dir)
 			}
-			return errors.Join(fmt.Errorf("%s lies in the direct volume %s: %w", source, dir, ErrSubPath), err)
+			return place{dir, inside}, checkInside(inside)
 		}
+	}
+	return place{}, notFound
+}
+
+// checkInside refuses what cannot be told the guest; a message has only UTF-8 in it.
+func checkInside(inside string) error {
+	if !utf8.ValidString(inside) {
+		return fmt.Errorf("%w: the name %q is not UTF-8", ErrSubPath, inside)
 	}
 	return nil
 }
 
-// originsOf returns the paths that source may be another name of: itself, where a symbolic link leads, and if something
-// is mounted there, where on the host that something is too.
-func originsOf(source string) ([]string, error) {
-	at := filepath.Clean(source)
-	origins := []string{at}
-	if real, err := filepath.EvalSymlinks(source); err == nil && real != at {
-		at = real
-		origins = append(origins, at)
-	}
-	if !mounted(source) {
-		return origins, nil
-	}
-	mounts, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return nil, fmt.Errorf("look for the origin of %s: %w", source, err)
-	}
-	for _, m := range mounts {
-		if m.Mountpoint != at {
-			continue
-		}
-		for _, other := range mounts {
-			inside, below := cutDir(m.Root, other.Root)
-			if below && other.Mountpoint != at && other.Major == m.Major && other.Minor == m.Minor {
-				origins = append(origins, filepath.Join(other.Mountpoint, inside))
-			}
-		}
-	}
-	return origins, nil
+// part is what a Use has beyond that of the whole volume.
+type part struct {
+	guestPath string
+	storage   *agentproto.Storage
 }
 
-// mounted reports whether source is a mount point, as far as the kernel can tell cheaply.
-func mounted(source string) bool {
-	var stat unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, source, 0, 0, &stat); err != nil {
-		return false // who mounts it will say why it cannot be
+// part says how the guest gets at the part of the volume that it mounts at guestPath. Kata's agent is given a path
+// inside the volume, which has to exist there.
+func (s *Set) part(container, guestPath string, p place) part {
+	switch {
+	case p.inside == "":
+		return part{}
+	case !s.Features.SubPath:
+		return part{guestPath: path.Join(guestPath, p.inside)}
 	}
-	if stat.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return true // Linux before 5.8 does not tell: look
+	sum := sha256.Sum256([]byte(guestPath + "\x00" + p.inside))
+	storage := &agentproto.Storage{
+		Driver: driverSubPath, Source: guestPath, DriverOptions: []string{optionSubPath + p.inside},
+		MountPoint: path.Join(partsDir, container+"-"+hex.EncodeToString(sum[:8])),
 	}
-	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+	return part{storage.MountPoint, storage}
 }
 
-// cutDir returns path relative to dir, if it is dir or below it.
-func cutDir(path, dir string) (rest string, below bool) {
-	if dir == "/" {
-		return path, true
+// with narrows the use of a whole volume to a part of it.
+func (u Use) with(p part) Use {
+	if p.guestPath != "" {
+		u.GuestPath = p.guestPath
 	}
-	rest, below = strings.CutPrefix(path, dir)
-	return rest, below && (rest == "" || rest[0] == '/')
+	if p.storage != nil {
+		u.Storages = append(u.Storages, p.storage)
+	}
+	return u
 }

@@ -1,0 +1,68 @@
+package volume
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// origin is a path that a mount's source may be another name of.
+type origin struct {
+	path    string
+	deleted bool // what is mounted at the source has lost this name
+}
+
+// originsOf returns the paths that source may be another name of: itself, where a symbolic link leads, and if something
+// is mounted there, where on the host that something is too.
+func originsOf(source string) ([]origin, error) {
+	at := filepath.Clean(source)
+	origins := []origin{{path: at}}
+	if real, err := filepath.EvalSymlinks(source); err == nil && real != at {
+		at = real
+		origins = append(origins, origin{path: at})
+	}
+	if !mounted(source) {
+		return origins, nil
+	}
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("look for the origin of %s: %w", source, err)
+	}
+	for _, m := range mounts {
+		if m.Mountpoint != at {
+			continue
+		}
+		root, deleted := strings.CutSuffix(m.Root, "//deleted")
+		for _, other := range mounts {
+			inside, below := cutDir(root, other.Root)
+			if below && other.Mountpoint != at && other.Major == m.Major && other.Minor == m.Minor {
+				origins = append(origins, origin{filepath.Join(other.Mountpoint, inside), deleted})
+			}
+		}
+	}
+	return origins, nil
+}
+
+// mounted reports whether source is a mount point, as far as the kernel can tell cheaply.
+func mounted(source string) bool {
+	var stat unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, source, 0, 0, &stat); err != nil {
+		return false // who mounts it will say why it cannot be
+	}
+	if stat.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return true // Linux before 5.8 does not tell: look
+	}
+	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+// cutDir returns path relative to dir, if it is dir or below it.
+func cutDir(path, dir string) (rest string, below bool) {
+	if dir == "/" {
+		return path, true
+	}
+	rest, below = strings.CutPrefix(path, dir)
+	return rest, below && (rest == "" || rest[0] == '/')
+}
