@@ -147,6 +147,9 @@ func (v *Volume) Expand(ctx context.Context, podUID string, sizeBytes int64) err
 // Unpublish takes the volume from the pod and removes the pod's folders, as kubelet does.
 func (v *Volume) Unpublish(ctx context.Context, podUID string) error {
 	target := v.TargetPath(podUID)
+	if err := v.cleanSubPaths(ctx, podUID); err != nil {
+		return err
+	}
 	err := call(ctx, "NodeUnpublishVolume", func(ctx context.Context) error {
 		_, err := v.node.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.ID, TargetPath: target})
 		return err
