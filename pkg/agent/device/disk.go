@@ -37,6 +37,10 @@ func (d Disk) ReadOnly() (bool, error) {
 	return ro != 0, err
 }
 
+// Sequence is a number that no other disk of this boot has or will have, also
+// not one that is found at the same place later. Linux 5.15 and later have it.
+func (d Disk) Sequence() (uint64, error) { return d.number("diskseq") }
+
 // WaitForSize waits until ctx ends for the disk to be at least that large, and
 // returns the size it then has.
 func (d Disk) WaitForSize(ctx context.Context, sizeBytes uint64) (uint64, error) {

@@ -86,7 +86,7 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 		}
 	}
 	if r.group != nil {
-		if err := applyGroup(r.mountPoint, r.group, v.readOnly); err != nil {
+		if err := m.handOver(ctx, v, r.group); err != nil {
 			return nil, err
 		}
 	}

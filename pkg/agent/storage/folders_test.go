@@ -71,7 +71,7 @@ func TestAGroupIsNeverAppliedThroughALink(t *testing.T) {
 		os.WriteFile(filepath.Join(volume, "file"), nil, 0o604)); err != nil {
 		t.Fatal(err)
 	}
-	if err := applyGroup(volume, &agentproto.FSGroup{GroupId: 4321}, false); err != nil {
+	if err := applyGroup(t.Context(), volume, &agentproto.FSGroup{GroupId: 4321}, false); err != nil {
 		t.Fatal(err)
 	}
 	look := func(path string) string {

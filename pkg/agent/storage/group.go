@@ -1,13 +1,14 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
 	"math"
 	"os"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,11 +22,65 @@ const (
 	groupDir  = 0o110 | unix.S_ISGID // beside those for files
 )
 
+const (
+	// namesAtOnce bounds the memory for a folder's names.
+	namesAtOnce = 1024
+	// maxDepth is how deep folders are followed into each other: a path that
+	// programs can name goes no deeper.
+	maxDepth = unix.PathMax / 2
+)
+
+// handedOver is a volume that was handed to a group for somebody who no longer
+// waits.
+type handedOver struct {
+	sequence uint64 // of the disk: another one in its place has another
+	group    uint32
+}
+
+// handOver hands a volume that was just mounted to a group. A large volume
+// takes longer than a shim waits; so the work goes on without the caller, and
+// the next one, who asks for the same, finds it done. Only the sandbox's end
+// cuts it short.
+func (m *Mounts) handOver(ctx context.Context, v *Volume, group *agentproto.FSGroup) error {
+	done := handedOver{group: group.GetGroupId()}
+	done.sequence, _ = v.disk.Sequence() // 0 where the kernel does not count disks
+	m.mu.Lock()
+	earlier, ok := m.handed[v.mountPoint]
+	delete(m.handed, v.mountPoint) // whoever gets the volume now may change it
+	ending := m.ending()
+	m.mu.Unlock()
+	if ok && earlier == done && done.sequence != 0 {
+		return nil
+	}
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ending, cancel)
+	defer stop()
+	begin := time.Now()
+	if err := applyGroup(work, v.mountPoint, group, v.readOnly); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		return nil
+	}
+	slog.Warn("the volume was handed to its group after the shim had given up; the next attempt finds it done",
+		"mount_point", v.mountPoint, "group", done.group, "took", time.Since(begin))
+	m.mu.Lock()
+	if m.handed == nil {
+		m.handed = make(map[string]handedOver)
+	}
+	m.handed[v.mountPoint] = done
+	m.mu.Unlock()
+	return ctx.Err()
+}
+
 // applyGroup hands the volume mounted at path to a group. With
 // OnRootMismatch nothing is done where the root folder is as it should be.
 // Owners are left alone, and symbolic links are neither followed nor changed
 // in mode.
-func applyGroup(path string, group *agentproto.FSGroup, readOnly bool) error {
+//
+// No container can have the volume yet, so what is looked at stays what it is.
+func applyGroup(ctx context.Context, path string, group *agentproto.FSGroup, readOnly bool) error {
 	if readOnly {
 		slog.Info("the volume is read-only, and stays as it is", "mount_point", path, "group", group.GetGroupId())
 		return nil
@@ -34,7 +89,7 @@ func applyGroup(path string, group *agentproto.FSGroup, readOnly bool) error {
 	if gid > math.MaxInt32 {
 		return fmt.Errorf("%w: group %d", ErrRequest, gid)
 	}
-	root, err := os.OpenRoot(path)
+	root, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("hand the volume to group %d: %w", gid, err)
 	}
@@ -45,72 +100,100 @@ func applyGroup(path string, group *agentproto.FSGroup, readOnly bool) error {
 			return err
 		}
 	}
-	return changeGroup(root, int(gid))
+	// The root folder last: as long as it is not changed the work is not done,
+	// and OnRootMismatch does it again after a crash.
+	c := groupChange{ctx: ctx, gid: gid}
+	err = c.folder(root, 0)
+	if err == nil {
+		err = c.one(root, ".")
+	}
+	if err != nil {
+		return fmt.Errorf("hand the volume to group %d: %w", gid, err)
+	}
+	return nil
 }
 
-func rootMatches(root *os.Root, gid uint32) (bool, error) {
-	info, err := root.Stat(".")
-	if err != nil {
+func rootMatches(root *os.File, gid uint32) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return false, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return false, errors.New("no owner of the volume's root folder")
 	}
 	const want = groupFile | groupDir
 	return st.Gid == gid && st.Mode&want == want, nil
 }
 
-// changeGroup changes everything below root, the root folder last: as long as
-// it is not changed the work is not done, and OnRootMismatch does it again
-// after a crash. Names are resolved below root, so that a link planted among
-// them leads nowhere else.
-func changeGroup(root *os.Root, gid int) error {
-	err := fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil // deleted meanwhile
-		case err != nil:
-			return err
-		case name == ".":
+type groupChange struct {
+	ctx context.Context
+	gid uint32
+}
+
+// folder changes everything in dir, the deepest first.
+func (c groupChange) folder(dir *os.File, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("%w: folders more than %d deep", ErrRequest, maxDepth)
+	}
+	for {
+		names, err := dir.Readdirnames(namesAtOnce)
+		for _, name := range names {
+			if err := c.entry(dir, name, depth); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		return changeOne(root, name, entry, gid)
-	})
-	if err != nil {
-		return fmt.Errorf("hand the volume to group %d: %w", gid, err)
+		if err != nil {
+			return err
+		}
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
 	}
-	info, err := root.Stat(".")
-	if err != nil {
+}
+
+func (c groupChange) entry(dir *os.File, name string, depth int) error {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return c.one(dir, name)
+	case err != nil:
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	child := os.NewFile(uintptr(fd), name)
+	defer child.Close()
+	if err := c.folder(child, depth+1); err != nil {
 		return err
 	}
-	return changeOne(root, ".", fs.FileInfoToDirEntry(info), gid)
+	return c.one(dir, name)
 }
 
-func changeOne(root *os.Root, name string, entry fs.DirEntry, gid int) error {
-	if err := root.Lchown(name, -1, gid); err != nil {
-		return ignoreMissing(err)
+// one changes one file or folder, if there is something to change: a walk that
+// finds everything done is much faster than one that does it.
+func (c groupChange) one(dir *os.File, name string) error {
+	at := int(dir.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
-	if entry.Type()&fs.ModeSymlink != 0 {
+	changed := st.Gid != c.gid
+	if changed {
+		if err := unix.Fchownat(at, name, -1, int(c.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "change the group of", Path: name, Err: err}
+		}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return nil
 	}
-	info, err := root.Lstat(name)
-	if err != nil {
-		return ignoreMissing(err)
+	mode := st.Mode&0o7777 | groupFile
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		mode |= groupDir
 	}
-	mode := info.Mode() | groupFile
-	if info.IsDir() {
-		mode |= groupDir&0o777 | fs.ModeSetgid
-	}
-	if mode == info.Mode() {
+	// A change of group takes the set-user-id bits of a file with it.
+	if lost := changed && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0; mode == st.Mode&0o7777 && !lost {
 		return nil
 	}
-	return ignoreMissing(root.Chmod(name, mode))
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err := unix.Fchmodat(at, name, mode, 0); err != nil {
+		return &os.PathError{Op: "change the mode of", Path: name, Err: err}
 	}
-	return err
+	return nil
 }

@@ -27,7 +27,10 @@ type Mounts struct {
 	DeviceTimeout time.Duration
 
 	mu      sync.Mutex
-	entries map[string]*entry // by mount point
+	entries map[string]*entry     // by mount point
+	handed  map[string]handedOver // by mount point
+	end     context.Context       // of the sandbox; made by ending
+	doEnd   context.CancelFunc
 
 	freezes freezes
 }
@@ -170,6 +173,7 @@ func (m *Mounts) Release(ctx context.Context, mountPoint string) error {
 // on after errors, and returns them joined.
 func (m *Mounts) ReleaseAll(ctx context.Context) error {
 	m.ThawAll("the sandbox ends")
+	m.cutShort()
 	points := m.mountPoints()
 	// What is mounted below something else goes first, and parts of volumes
 	// before all volumes.
@@ -181,6 +185,23 @@ func (m *Mounts) ReleaseAll(ctx context.Context) error {
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// ending returns a context that ends when the sandbox does. The caller holds mu.
+func (m *Mounts) ending() context.Context {
+	if m.end == nil {
+		m.end, m.doEnd = context.WithCancel(context.Background())
+	}
+	return m.end
+}
+
+// cutShort ends what goes on without a caller.
+func (m *Mounts) cutShort() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ending()
+	m.doEnd()
+	m.end = nil
 }
 
 func (m *Mounts) mountPoints() []string {
