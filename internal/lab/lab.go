@@ -76,7 +76,7 @@ func Open(ctx context.Context, opts Options) (_ *Lab, err error) {
 		return nil, err
 	}
 	l.Watch("/run",
-		"katadirect/*", // what the shim found out about the host, kept until the next boot
+		"katadirect", // the host's: what the shim found out about it, kept until the next boot
 		"lab-ipam/lab/lock", "lab-ipam/lab/last_reserved_ip.*")
 	if err := l.StartContainerd(ctx); err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func sweep() {
 func (l *Lab) Path(inside string) string { return l.ns.path(inside) }
 
 // Watch names a folder, as seen inside the lab, in which the run must leave nothing behind but empty folders and the
-// files that match one of the patterns, which are relative to it.
+// files and folders that match one of the patterns, which are relative to it.
 func (l *Lab) Watch(dir string, stays ...string) {
 	l.watched = append(l.watched, dir)
 	for _, pattern := range stays {

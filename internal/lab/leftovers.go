@@ -36,6 +36,19 @@ func (l *Lab) leftoversInside() ([]string, error) {
 	}
 }
 
+// Survey lists, while the lab runs, all that Close would look for, without the numbers of processes: what a later
+// Survey has beyond an earlier one has been left over meanwhile.
+func (l *Lab) Survey() ([]string, error) {
+	all, err := l.survey()
+	for i, line := range all {
+		if rest, ok := strings.CutPrefix(line, "process "); ok {
+			_, command, _ := strings.Cut(rest, ": ")
+			all[i] = "process: " + command
+		}
+	}
+	return all, err
+}
+
 // survey is one look: processes, mounts, loop devices, files in the watched folders, tasks of containerd, cgroups.
 func (l *Lab) survey() ([]string, error) {
 	var left []string
@@ -84,7 +97,7 @@ func (l *Lab) filesBelow(dir string) ([]string, error) {
 	var left []string
 	outside := l.ns.path("/")
 	err := filepath.WalkDir(l.ns.path(dir), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				err = nil
 			}
@@ -93,8 +106,14 @@ func (l *Lab) filesBelow(dir string) ([]string, error) {
 		inside := "/" + strings.TrimPrefix(strings.TrimPrefix(path, outside), "/")
 		for _, known := range l.stays {
 			if ok, _ := filepath.Match(known, inside); ok {
+				if d.IsDir() {
+					return fs.SkipDir
+				}
 				return nil
 			}
+		}
+		if d.IsDir() {
+			return nil
 		}
 		left = append(left, kindOf(d.Type())+": "+inside)
 		return nil

@@ -34,6 +34,8 @@ type PodSpec struct {
 	Annotations map[string]string
 	// ShareProcesses is the pod's shareProcessNamespace.
 	ShareProcesses bool
+	// Privileged lets containers of the pod be privileged.
+	Privileged bool
 }
 
 // namespaces are those that kubelet asks for.
@@ -50,6 +52,8 @@ type ContainerSpec struct {
 	Command []string
 	Mounts  []Mount
 	Env     map[string]string
+	// Privileged is the container's securityContext.privileged.
+	Privileged bool
 }
 
 // Mount is a host path that the container sees.
@@ -77,7 +81,9 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 		Annotations: spec.Annotations,
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent:    cgroupOf(l.Dir),
-			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: spec.namespaces()},
+			SecurityContext: &cri.LinuxSandboxSecurityContext{
+				NamespaceOptions: spec.namespaces(), Privileged: spec.Privileged,
+			},
 		},
 	}
 	if err := os.MkdirAll(p.config.LogDirectory, 0o755); err != nil {
@@ -140,6 +146,7 @@ func (p *Pod) Run(ctx context.Context, spec ContainerSpec) (*Container, error) {
 			NamespaceOptions: p.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
 		}},
 	}
+	config.Linux.SecurityContext.Privileged = spec.Privileged
 	for _, m := range spec.Mounts {
 		config.Mounts = append(config.Mounts, &cri.Mount{
 			HostPath: m.HostPath, ContainerPath: m.ContainerPath, Readonly: m.ReadOnly,

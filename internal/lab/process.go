@@ -152,6 +152,12 @@ func (p *Process) WaitFor(ctx context.Context, ready func(context.Context) error
 	return p.waitFor(ctx, ready)
 }
 
+// Said is all that the process has logged.
+func (p *Process) Said() string {
+	said, _ := os.ReadFile(p.log)
+	return string(said)
+}
+
 // LastWords are the last lines that the process has logged.
 func (p *Process) LastWords() string {
 	said, _ := os.ReadFile(p.log)

@@ -117,7 +117,7 @@ func checkText(t *testing.T, text string) {
 		t.Errorf("%d bytes of text", len(text))
 	}
 	for _, r := range text {
-		if !unicode.IsPrint(r) && r != '\n' && r != '\t' {
+		if !unicode.IsGraphic(r) && r != '\n' && r != '\t' {
 			t.Errorf("the text holds %q: %.300q", r, text)
 			return
 		}

@@ -67,11 +67,11 @@ func FuzzReadable(f *testing.F) {
 			t.Errorf("%d bytes, valid: %v", len(got), utf8.ValidString(got))
 		}
 		for _, r := range got {
-			if !unicode.IsPrint(r) && r != '\n' && r != '\t' {
+			if !unicode.IsGraphic(r) && r != '\n' && r != '\t' {
 				t.Errorf("%q is left", r)
 			}
 		}
-		printable := func(r rune) bool { return unicode.IsPrint(r) || r == '\n' || r == '\t' }
+		printable := func(r rune) bool { return unicode.IsGraphic(r) || r == '\n' || r == '\t' }
 		if len(text) <= maxMessage && utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return !printable(r) }) < 0 {
 			if !bytes.Equal([]byte(got), []byte(text)) {
 				t.Errorf("%q has become %q", text, got)

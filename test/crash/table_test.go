@@ -1,0 +1,334 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/katadirect/katadirect/internal/kubelet"
+	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/test/artifacts"
+)
+
+// noticeLimit is how long the end of a part of a pod may take to be seen. It takes a second as a rule; the rest is for
+// a machine that has other things to do.
+const noticeLimit = 45 * time.Second
+
+// victim is a part of a pod that dies.
+type victim struct {
+	name string
+	kill func(context.Context, *scene) error
+	// reason is in containerd's log afterwards; "" is for one that takes its reason along.
+	reason string
+	// survived says that the pod does not die of it.
+	survived bool
+}
+
+var victims = []victim{
+	{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "the virtual machine is gone"},
+	{name: "the file share", kill: killAll("virtiofsd"), reason: "the file share is gone"},
+	{name: "the shim", kill: killAll("containerd-shim-katadirect-v2"), reason: "shim disconnected"},
+	{name: "the shim by SIGTERM", kill: func(_ context.Context, s *scene) error {
+		return signal(s.node, syscall.SIGTERM, "containerd-shim-katadirect-v2")
+	}},
+	{name: "containerd", survived: true, kill: func(_ context.Context, s *scene) error {
+		s.node.Lab.Containerd().Kill()
+		return nil
+	}},
+}
+
+// killAll ends every process of that name as a crash does.
+func killAll(name string) func(context.Context, *scene) error {
+	return func(_ context.Context, s *scene) error { return signal(s.node, syscall.SIGKILL, name) }
+}
+
+// moment is what is under way when the victim dies.
+type moment struct {
+	name string
+	// container says that the pod has one already.
+	container bool
+	do        func(*scene, context.Context) error
+	// until returns when do has come so far.
+	until func(*scene, context.Context) error
+}
+
+var moments = []moment{
+	{name: "boot", do: (*scene).boot, until: (*scene).untilMachine},
+	{name: "the creation of a container with a volume", do: (*scene).create, until: (*scene).untilClaim},
+	{name: "an exec", container: true, do: (*scene).exec, until: (*scene).untilExec},
+	{name: "a resize", container: true, do: (*scene).resize, until: after(3 * time.Millisecond)},
+	{name: "the deletion", container: true, do: (*scene).remove, until: after(60 * time.Millisecond)},
+}
+
+func after(d time.Duration) func(*scene, context.Context) error {
+	return func(*scene, context.Context) error { time.Sleep(d); return nil }
+}
+
+// scene is a node with one volume, on which one pod after the other loses something.
+type scene struct {
+	node   *kubelet.Node
+	volume *kubelet.Volume
+
+	uid       string
+	pod       *lab.Pod
+	container *lab.Container
+}
+
+// Whatever dies, and whatever is under way: what is under way ends, the pod is reported failed with the reason, or goes
+// on if it was only containerd; deleting it leaves nothing; and the next pod has the volume with its data.
+func TestAnythingMayDieAtAnyMoment(t *testing.T) {
+	n := artifacts.Node(t, lab.Debian)
+	s := &scene{node: n, volume: n.Volume("pvc-crash", 1<<30, "ext4")}
+	must(t, s.volume.Create(t.Context()))
+	must(t, s.volume.Stage(t.Context()))
+	t.Run("data", func(t *testing.T) { s.checkData(t, "") })
+	before, err := n.Lab.Survey()
+	must(t, err)
+	for _, m := range moments {
+		for _, v := range victims {
+			t.Run(v.name+" dies in "+m.name, func(t *testing.T) {
+				s.play(t, m, v)
+				s.checkNothingLeft(t, before)
+			})
+		}
+	}
+	for _, v := range guestVictims {
+		t.Run(v.name, func(t *testing.T) {
+			s.play(t, moments[2], v)
+			s.checkNothingLeft(t, before)
+		})
+	}
+	t.Run("data afterwards", func(t *testing.T) { s.checkData(t, "kept\n") })
+	must(t, s.volume.Unstage(t.Context()))
+	must(t, s.volume.Delete(t.Context()))
+}
+
+// guestVictims die by their own hand.
+var guestVictims = []victim{
+	{name: "the guest's kernel panics", kill: sysrq("c"), reason: "panic"},
+	{name: "the guest powers itself off", kill: sysrq("o"), reason: "powered itself off"},
+	{name: "the guest reboots", kill: sysrq("b"), reason: "the virtual machine is gone"},
+}
+
+// sysrq has the guest's kernel end itself.
+func sysrq(key string) func(context.Context, *scene) error {
+	return func(ctx context.Context, s *scene) error {
+		_, _ = s.container.Exec(ctx, "sh", "-c", "echo "+key+" >/proc/sysrq-trigger; sleep 1000")
+		return nil
+	}
+}
+
+// play has the victim die at the moment, and looks what comes of it.
+func (s *scene) play(t *testing.T, m moment, v victim) {
+	s.uid, s.pod, s.container = uuid.NewString(), nil, nil
+	must(t, s.volume.Publish(t.Context(), s.uid))
+	if m.name != moments[0].name {
+		must(t, s.boot(t.Context()))
+	}
+	if m.container {
+		must(t, s.create(t.Context()))
+	}
+	logged := len(s.node.Lab.Containerd().Said())
+
+	under := make(chan error, 1)
+	go func() { under <- m.do(s, t.Context()) }()
+	must(t, m.until(s, t.Context()))
+	must(t, v.kill(t.Context(), s))
+	began := time.Now()
+	select {
+	case err := <-under:
+		t.Logf("%s ended after %s: %.300v", m.name, time.Since(began).Round(time.Millisecond), err)
+	case <-time.After(noticeLimit):
+		t.Fatalf("%s has not ended %s after the death of %s", m.name, noticeLimit, v.name)
+	}
+	if v.survived {
+		must(t, s.node.Lab.StartContainerd(t.Context()))
+		s.checkAlive(t, m)
+	} else {
+		s.checkFailed(t, m)
+		if said := s.node.Lab.Containerd().Said()[logged:]; !strings.Contains(said, v.reason) {
+			t.Errorf("containerd's log does not say %q:\n%s", v.reason, said)
+		}
+	}
+	must(t, s.node.RemovePods(t.Context()))
+	must(t, s.volume.Unpublish(t.Context(), s.uid))
+}
+
+// checkFailed waits until the pod, if there is one still, is reported failed.
+func (s *scene) checkFailed(t *testing.T, m moment) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), noticeLimit)
+	defer cancel()
+	for s.pod != nil && m.name != "the deletion" {
+		status, err := s.node.Lab.CRI().PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: s.pod.ID})
+		must(t, err)
+		if status.GetStatus().GetState() == cri.PodSandboxState_SANDBOX_NOTREADY {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if !m.container || m.name == "the deletion" {
+		return
+	}
+	if code, err := s.container.Wait(ctx); err != nil || code == 0 {
+		t.Errorf("the container ended with %d, %v", code, err)
+	}
+	if _, err := s.container.Exec(ctx, "true"); err == nil {
+		t.Error("an exec succeeds")
+	}
+}
+
+// checkAlive looks whether the pod has noticed nothing of containerd's restart.
+func (s *scene) checkAlive(t *testing.T, m moment) {
+	t.Helper()
+	if !m.container || m.name == "the deletion" {
+		return // containerd had not yet told of it, or has no longer
+	}
+	status, err := s.container.Status(t.Context())
+	must(t, err)
+	if status.GetState() != cri.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container is %s", status.GetState())
+	}
+	lines, err := s.container.Exec(t.Context(), "sh", "-c", "echo alive; cat /data/marker")
+	if err != nil || lines != "alive\nkept\n" {
+		t.Errorf("an exec says %q, %v", lines, err)
+	}
+	s.checkLog(t)
+}
+
+// checkLog waits for output from after the restart, and looks whether any is missing.
+func (s *scene) checkLog(t *testing.T) {
+	t.Helper()
+	before, _ := s.container.Logs("stdout")
+	for deadline := time.Now().Add(noticeLimit); ; time.Sleep(20 * time.Millisecond) {
+		log, err := s.container.Logs("stdout")
+		must(t, err)
+		if len(log) > len(before) {
+			var want strings.Builder
+			for i := 1; want.Len() < len(log); i++ {
+				fmt.Fprintln(&want, "tick", i)
+			}
+			if log != want.String()[:len(log)] {
+				t.Errorf("the log has a gap: %q", log)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("no output since containerd's restart; before it %q", before)
+			return
+		}
+	}
+}
+
+// checkNothingLeft looks whether the pod has left anything on the node. A process that was killed takes a moment.
+func (s *scene) checkNothingLeft(t *testing.T, before []string) {
+	t.Helper()
+	for deadline := time.Now().Add(noticeLimit / 3); ; time.Sleep(50 * time.Millisecond) {
+		now, err := s.node.Lab.Survey()
+		must(t, err)
+		left := slices.DeleteFunc(now, func(line string) bool { return slices.Contains(before, line) })
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("left over:\n%s", strings.Join(left, "\n"))
+			return
+		}
+	}
+}
+
+// checkData reads, in a pod of its own, what the volume must hold, and writes what later ones must find.
+func (s *scene) checkData(t *testing.T, want string) {
+	s.uid = uuid.NewString()
+	must(t, s.volume.Publish(t.Context(), s.uid))
+	must(t, s.boot(t.Context()))
+	must(t, s.create(t.Context()))
+	got, err := s.container.Exec(t.Context(), "sh", "-c", "cat /data/marker 2>/dev/null; echo kept >/data/marker; sync")
+	if err != nil || got != want {
+		t.Errorf("the volume holds %q, %v, want %q", got, err, want)
+	}
+	must(t, s.remove(t.Context()))
+	must(t, s.volume.Unpublish(t.Context(), s.uid))
+}
+
+func (s *scene) boot(ctx context.Context) (err error) {
+	s.pod, err = s.node.Lab.RunPod(ctx, lab.PodSpec{
+		Name: "pod", Handler: kubelet.Handler, UID: s.uid, Privileged: true,
+	})
+	return err
+}
+
+// ticks is what the container does: output flows at all times.
+const ticks = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.2; done"
+
+func (s *scene) create(ctx context.Context) (err error) {
+	s.container, err = s.pod.Run(ctx, lab.ContainerSpec{
+		Name: "app", Command: []string{"sh", "-c", ticks}, Privileged: true,
+		Mounts: []lab.Mount{{HostPath: s.volume.TargetPath(s.uid), ContainerPath: "/data"}},
+	})
+	return err
+}
+
+func (s *scene) exec(ctx context.Context) error {
+	_, err := s.container.Exec(ctx, "sh", "-c", "echo started >/tmp/started; sleep 1000")
+	return err
+}
+
+func (s *scene) resize(ctx context.Context) error {
+	return s.volume.Expand(ctx, s.uid, s.volume.SizeBytes+(64<<20))
+}
+
+func (s *scene) remove(ctx context.Context) error { return s.pod.Remove(ctx) }
+
+// untilMachine waits until the guest boots.
+func (s *scene) untilMachine(ctx context.Context) error {
+	err := poll(ctx, func() (bool, error) {
+		pids, err := s.node.Lab.Find("qemu-system-x86_64")
+		return len(pids) > 0, err
+	})
+	time.Sleep(500 * time.Millisecond) // into its kernel
+	return err
+}
+
+// untilClaim waits until the shim has claimed the volume, which it plugs next.
+func (s *scene) untilClaim(ctx context.Context) error {
+	return poll(ctx, func() (bool, error) {
+		claims, err := filepath.Glob(filepath.Join(s.node.Lab.Path("/run/kata-containers/shared/direct-volumes"), "*", s.pod.ID))
+		return len(claims) > 0, err
+	})
+}
+
+// untilExec waits until the exec's process runs.
+func (s *scene) untilExec(ctx context.Context) error {
+	return poll(ctx, func() (bool, error) {
+		_, err := s.container.Exec(ctx, "test", "-e", "/tmp/started")
+		if ended := (*lab.ExitError)(nil); errors.As(err, &ended) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+func poll(ctx context.Context, reached func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, noticeLimit)
+	defer cancel()
+	for {
+		if ok, err := reached(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("the moment has not come: %w", ctx.Err())
+		}
+	}
+}
