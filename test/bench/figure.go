@@ -119,8 +119,30 @@ func (r *Report) Table(out io.Writer) {
 			f.Name, quantity(f.Value, f.Unit), quantity(f.Floor, f.Unit), f.Ratio, f.Target, met, f.Runs, f.Accel)
 	}
 	_ = t.Flush()
+	r.verdict(out)
 	for _, f := range r.Figures {
 		fmt.Fprintf(out, "  %s: %s\n", f.Name, f.What)
+	}
+}
+
+// verdict says how many of the targets are met, and which are not.
+func (r *Report) verdict(out io.Writer) {
+	var targets, met int
+	var missed []string
+	for _, f := range r.Figures {
+		switch {
+		case f.Target == noTarget().text:
+			continue
+		case f.Met:
+			met++
+		default:
+			missed = append(missed, fmt.Sprintf("%s (%s, is %s, %.2f times its floor)", f.Name, f.Target, quantity(f.Value, f.Unit), f.Ratio))
+		}
+		targets++
+	}
+	fmt.Fprintf(out, "%d of %d targets met\n", met, targets)
+	for _, m := range missed {
+		fmt.Fprintln(out, "MISSED:", m)
 	}
 }
 

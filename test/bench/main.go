@@ -37,6 +37,7 @@ var measurements = []measurement{
 	{"resize", 10, measureResize},
 	{"memory", 3, measureMemory},
 	{"create", 5, measureCreate},
+	{"files", 3, measureFiles},
 }
 
 // measurementTimeout bounds one measurement, whatever goes wrong in it.
@@ -50,6 +51,7 @@ type env struct {
 	image     guestimage.Image
 	bareImage guestimage.Image
 	bareTTRPC string // program
+	load      string // program
 }
 
 func main() {
@@ -180,7 +182,8 @@ func prepare(ctx context.Context, o options) (_ *env, err error) {
 	}()
 	init := filepath.Join(e.dir, "bareguest")
 	e.bareTTRPC = filepath.Join(e.dir, "barettrpc")
-	for program, source := range map[string]string{init: "bareguest", e.bareTTRPC: "barettrpc"} {
+	e.load = filepath.Join(e.dir, "load")
+	for program, source := range map[string]string{init: "bareguest", e.bareTTRPC: "barettrpc", e.load: "load"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program,
 			"github.com/katadirect/katadirect/test/bench/"+source)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

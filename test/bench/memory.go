@@ -26,9 +26,9 @@ func measureMemory(ctx context.Context, e *env, runs int) (_ []Figure, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, closeNode(ctx, node)) }()
-	var s samples
+	var one, four samples
 	for i := range runs {
-		value, err := shimMemory(ctx, node, i)
+		value, valueFour, err := shimMemory(ctx, node, i)
 		if err != nil {
 			return nil, err
 		}
@@ -36,28 +36,39 @@ func measureMemory(ctx context.Context, e *env, runs int) (_ []Figure, err error
 		if err != nil {
 			return nil, err
 		}
-		s.add(value, floor)
+		one.add(value, floor)
+		four.add(valueFour, floor)
 	}
-	return []Figure{s.figure("memory",
-		"resident memory of the shim with one container; floor: a Go program that serves ttrpc and does nothing",
-		"MB", valueAtMost(20), "none")}, nil
+	const floor = "; floor: a Go program that serves ttrpc and does nothing"
+	return []Figure{
+		one.figure("memory", "resident memory of the shim with one container"+floor, "MB", valueAtMost(20), "none"),
+		four.figure("memory-4", "resident memory of the shim with four containers"+floor, "MB", valueAtMost(25), "none"),
+	}, nil
 }
 
-func shimMemory(ctx context.Context, node *kubelet.Node, i int) (float64, error) {
+// shimMemory is a shim's with one container and with four.
+func shimMemory(ctx context.Context, node *kubelet.Node, i int) (one, four float64, err error) {
 	pod, err := node.Lab.RunPod(ctx, lab.PodSpec{Name: fmt.Sprintf("memory%d", i), Handler: kubelet.Handler})
 	if err != nil {
-		return 0, err
-	}
-	_, err = pod.Run(ctx, lab.ContainerSpec{Name: "app", Command: []string{"sleep", "1000"}})
-	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	pid, err := shimOf(pod.ID)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	value, err := residentMB(pid)
-	return value, errors.Join(err, pod.Remove(ctx))
+	for c := range 4 {
+		_, err := pod.Run(ctx, lab.ContainerSpec{Name: fmt.Sprintf("app%d", c), Command: []string{"sleep", "1000"}})
+		if err != nil {
+			return 0, 0, err
+		}
+		if four, err = residentMB(pid); err != nil {
+			return 0, 0, err
+		}
+		if c == 0 {
+			one = four
+		}
+	}
+	return one, four, pod.Remove(ctx)
 }
 
 // shimOf finds the shim of a sandbox by its command line: it is told the sandbox's id.

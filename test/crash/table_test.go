@@ -27,14 +27,14 @@ const noticeLimit = 45 * time.Second
 type victim struct {
 	name string
 	kill func(context.Context, *scene) error
-	// reason is in containerd's log afterwards; "" is for one that takes its reason along.
+	// reason is in the error of what was under way, or in containerd's log; "" is for one that takes it along.
 	reason string
 	// survived says that the pod does not die of it.
 	survived bool
 }
 
 var victims = []victim{
-	{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "the virtual machine is gone"},
+	{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "virtual machine is gone"},
 	{name: "the file share", kill: killAll("virtiofsd"), reason: "the file share is gone"},
 	{name: "the shim", kill: killAll("containerd-shim-katadirect-v2"), reason: "shim disconnected"},
 	{name: "the shim by SIGTERM", kill: func(_ context.Context, s *scene) error {
@@ -116,7 +116,7 @@ func TestAnythingMayDieAtAnyMoment(t *testing.T) {
 var guestVictims = []victim{
 	{name: "the guest's kernel panics", kill: sysrq("c"), reason: "panic"},
 	{name: "the guest powers itself off", kill: sysrq("o"), reason: "powered itself off"},
-	{name: "the guest reboots", kill: sysrq("b"), reason: "the virtual machine is gone"},
+	{name: "the guest reboots", kill: sysrq("b"), reason: "virtual machine is gone"},
 }
 
 // sysrq has the guest's kernel end itself.
@@ -144,8 +144,10 @@ func (s *scene) play(t *testing.T, m moment, v victim) {
 	must(t, m.until(s, t.Context()))
 	must(t, v.kill(t.Context(), s))
 	began := time.Now()
+	var text string
 	select {
 	case err := <-under:
+		text = fmt.Sprint(err)
 		t.Logf("%s ended after %s: %.300v", m.name, time.Since(began).Round(time.Millisecond), err)
 	case <-time.After(noticeLimit):
 		t.Fatalf("%s has not ended %s after the death of %s", m.name, noticeLimit, v.name)
@@ -155,8 +157,8 @@ func (s *scene) play(t *testing.T, m moment, v victim) {
 		s.checkAlive(t, m)
 	} else {
 		s.checkFailed(t, m)
-		if said := s.node.Lab.Containerd().Said()[logged:]; !strings.Contains(said, v.reason) {
-			t.Errorf("containerd's log does not say %q:\n%s", v.reason, said)
+		if said := s.node.Lab.Containerd().Said()[logged:]; !strings.Contains(said+text, v.reason) {
+			t.Errorf("neither the error nor containerd's log says %q:\n%s", v.reason, said)
 		}
 	}
 	must(t, s.node.RemovePods(t.Context()))

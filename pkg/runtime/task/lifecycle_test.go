@@ -313,6 +313,8 @@ func TestConnectAndPidsNameTheHypervisor(t *testing.T) {
 	r := newRig(t, hooks{})
 	_, err := r.client.Pids(r.ctx, &taskapi.PidsRequest{ID: "c1"})
 	wantCode(t, err, codes.NotFound) // by this containerd recognises a shim whose create never came
+	_, err = r.client.Connect(r.ctx, &taskapi.ConnectRequest{ID: "c1"})
+	wantCode(t, err, codes.NotFound) // by this containerd 1.6 does
 	r.run(spec{id: "c1", args: forever()})
 	connect, err := r.client.Connect(r.ctx, &taskapi.ConnectRequest{ID: "c1"})
 	if err != nil {

@@ -56,13 +56,15 @@ func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.Pids
 	return &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: c.pod.pid()}}}, nil
 }
 
-// Connect is how containerd finds a shim again after a restart.
+// Connect is how containerd finds a shim again after a restart. A container that is not here, because that restart
+// came in the middle of its creation, is not found: containerd 1.6 would take it for one that runs, and never end the
+// shim of a pod that never was.
 func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
-	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid())}
-	if p := s.machine(); p != nil {
-		out.TaskPid = p.pid()
+	c, err := s.container(r.GetID())
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	return &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: c.pod.pid()}, nil
 }
 
 // Stats returns the metrics of the container's cgroup in the guest.

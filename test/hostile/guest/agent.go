@@ -190,7 +190,12 @@ func (a *agent) ReadStdout(ctx context.Context, r *agentproto.ReadStreamRequest)
 	switch a.of(r.GetContainerId(), r.GetExecId()) {
 	case "reads": // more than was asked for
 		return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen()+1)}, nil
-	case "endless":
+	case "endless": // until it is killed
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.ended[cmp.Or(r.GetExecId(), r.GetContainerId())] {
+			return &agentproto.ReadStreamResponse{}, nil
+		}
 		return &agentproto.ReadStreamResponse{Data: []byte(strings.Repeat(nasty, int(r.GetLen())/len(nasty)))}, nil
 	case "sleep":
 		a.await(ctx, r.GetContainerId(), r.GetExecId())
