@@ -80,7 +80,7 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 		DnsConfig:   &cri.DNSConfig{Servers: []string{"127.0.0.1"}},
 		Annotations: spec.Annotations,
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent:    cgroupOf(l.Dir),
+			CgroupParent: cgroupOf(l.Dir),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: spec.namespaces(), Privileged: spec.Privileged,
 			},
