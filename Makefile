@@ -17,6 +17,8 @@ LDFLAGS := -s -w -X github.com/katadirect/katadirect/internal/version.Version=$(
 CONTAINERD2 := $(shell sed -n 's/^require github.com.containerd.containerd.v2 //p' hack/containerd/go.mod)
 CONTAINERD1_DIR := $(CACHE)/containerd/debian
 CONTAINERD2_DIR := $(CACHE)/containerd/$(CONTAINERD2)
+KUBERNETES := $(shell sed -n 's/^.*k8s.io.kubernetes \(v[0-9.]*\)$$/\1/p' hack/kubernetes/go.mod)
+KUBERNETES_DIR := $(CACHE)/kubernetes/$(KUBERNETES)
 STATICCHECK := $(CACHE)/tools/$(shell sed -n 's/^require honnef.co.go.tools //p' hack/tools/go.mod)/staticcheck
 
 help: ## list the targets
@@ -34,6 +36,14 @@ bench: root setup-test build guest containerd1 ## measure, with the floor beside
 
 soak: root setup-test containerd1 ## work a pod hard for an hour (SOAK=10m for less, SEED=n to repeat) and see that nothing grows
 	@go test -count=1 -v -timeout 0 ./test/soak -soak $(or $(SOAK),60m) -seed $(or $(SEED),0)
+
+cluster: root setup-test build kubernetes containerd2 ## a Kubernetes of one node whose pods can be machines, left running; says how to use it
+	@go build -o bin/ ./test/cluster
+	@bin/cluster up
+
+cluster-down: ## end it and remove every trace
+	@go build -o bin/ ./test/cluster
+	@bin/cluster down
 
 build: ## the four programs, static, in bin/
 	@echo "building the programs (the first time takes a minute or two)"
@@ -84,9 +94,32 @@ $(CONTAINERD2_DIR)/.complete: hack/containerd/go.mod
 	  -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD2)' -o $(@D)/ tool
 	@touch $@
 
+kubernetes: $(KUBERNETES_DIR)/.complete
+kubernetes-suite: $(KUBERNETES_DIR)/.suite-complete
+
+KUBERNETES_BUILD = CGO_ENABLED=0 go $(1) -C hack/kubernetes -mod=readonly -trimpath -o $(@D)/ \
+  -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES) \
+  -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES)))'
+
+$(KUBERNETES_DIR)/.complete: hack/kubernetes/go.mod
+	@echo "Kubernetes $(KUBERNETES), etcd and the CSI sidecars: building from their Go modules (5 minutes on two processors)"
+	@mkdir -p $(@D)
+	@$(call KUBERNETES_BUILD,build) go.etcd.io/etcd/server/v3 github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner \
+	  github.com/kubernetes-csi/external-resizer/cmd/csi-resizer \
+	  $(addprefix k8s.io/kubernetes/cmd/,kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet)
+	@gcc -Os -static -s -DVERSION=$(KUBERNETES) -o $(@D)/pause "$$(go list -C hack/kubernetes -m -f '{{.Dir}}' k8s.io/kubernetes)/build/pause/linux/pause.c"
+	@touch $@
+
+$(KUBERNETES_DIR)/.suite-complete: hack/kubernetes/go.mod
+	@echo "Kubernetes' test suite $(KUBERNETES): building from its Go module (4 minutes on two processors)"
+	@mkdir -p $(@D)
+	@$(call KUBERNETES_BUILD,test) -c k8s.io/kubernetes/test/e2e
+	@$(call KUBERNETES_BUILD,build) github.com/onsi/ginkgo/v2/ginkgo $(addprefix k8s.io/kubernetes/test/images/,agnhost nonewprivs)
+	@touch $@
+
 $(STATICCHECK): hack/tools/go.mod
 	@mkdir -p $(@D)
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2
+.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down kubernetes kubernetes-suite

@@ -40,6 +40,11 @@ var configV1 string
 //go:embed containerd-2.toml
 var configV2 string
 
+// registryHosts sends containerd to the lab's registry for images of every name. Without one it stays empty, and
+// nothing is pulled.
+const registryHosts = `{{with .Registry}}server = "http://{{.}}"
+{{end}}`
+
 //go:embed cni.conflist
 var cniConfig string
 
@@ -118,7 +123,8 @@ func (l *Lab) writeConfig() (string, error) {
 	path := filepath.Join(l.Dir, "containerd.toml")
 	return path, errors.Join(
 		l.writeTemplate(path, settings),
-		l.writeTemplate(filepath.Join(l.Dir, "cni", "10-lab.conflist"), cniConfig))
+		l.writeTemplate(filepath.Join(l.Dir, "registries", "_default", "hosts.toml"), registryHosts),
+		l.writeTemplate(filepath.Join(l.Dir, "cni", "10-lab.conflist"), l.opts.Network))
 }
 
 func (l *Lab) writeTemplate(path, text string) error {
@@ -128,7 +134,8 @@ func (l *Lab) writeTemplate(path, text string) error {
 	}
 	var out bytes.Buffer
 	err = t.Execute(&out, map[string]any{
-		"Dir": l.Dir, "Socket": l.socket(), "PauseImage": PauseImage, "Handlers": l.opts.Handlers,
+		"Dir": l.Dir, "Socket": l.socket(), "PauseImage": l.opts.SandboxImage, "Handlers": l.opts.Handlers,
+		"DefaultHandler": l.opts.DefaultHandler, "Registry": l.opts.Registry,
 	})
 	if err != nil {
 		return err

@@ -1,19 +1,16 @@
 package lab
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/katadirect/katadirect/internal/image"
 )
 
 // Names of the images that a lab has. There is no registry: nothing is ever pulled.
@@ -40,33 +37,23 @@ func (l *Lab) importImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for image, entrypoint := range map[string][]string{
+	for named, entrypoint := range map[string][]string{
 		ShellImage: {"/bin/sh"},
 		PauseImage: {"/bin/sleep", "infinity"},
 	} {
-		if err := l.importImage(ctx, image, layer, entrypoint); err != nil {
-			return fmt.Errorf("import %s: %w", image, err)
+		if err := l.importImage(ctx, named, layer, entrypoint); err != nil {
+			return fmt.Errorf("import %s: %w", named, err)
 		}
 	}
 	return nil
 }
 
-func (l *Lab) importImage(ctx context.Context, image string, layer v1.Layer, entrypoint []string) error {
-	built, err := mutate.AppendLayers(empty.Image, layer)
+func (l *Lab) importImage(ctx context.Context, named string, layer v1.Layer, entrypoint []string) error {
+	built, err := image.New(v1.Config{Env: []string{"PATH=/bin"}, Entrypoint: entrypoint}, layer)
 	if err != nil {
 		return err
 	}
-	config, err := built.ConfigFile()
-	if err != nil {
-		return err
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", "amd64"
-	config.Config = v1.Config{Env: []string{"PATH=/bin"}, Entrypoint: entrypoint}
-	if built, err = mutate.ConfigFile(built, config); err != nil {
-		return err
-	}
-	tag, err := name.NewTag(image)
+	tag, err := name.NewTag(named)
 	if err != nil {
 		return err
 	}
@@ -87,7 +74,7 @@ func (l *Lab) importImage(ctx context.Context, image string, layer v1.Layer, ent
 		return err
 	}
 	// The runtime service hears of it by an event.
-	return l.ctrd.waitFor(ctx, func(ctx context.Context) error { return l.cri.hasImage(ctx, image) })
+	return l.ctrd.waitFor(ctx, func(ctx context.Context) error { return l.cri.hasImage(ctx, named) })
 }
 
 // shellLayer is a file system with busybox, its applets and the folders that programs expect.
@@ -96,32 +83,13 @@ func shellLayer() (v1.Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (Debian's package busybox-static has it)", err)
 	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	add := func(h tar.Header, content []byte) {
-		if err == nil {
-			h.Size = int64(len(content))
-			err = w.WriteHeader(&h)
-		}
-		if err == nil {
-			_, err = w.Write(content)
-		}
+	files := image.Files{
+		"data": image.Dir(0o755), "root": image.Dir(0o700), "tmp": image.Dir(0o1777),
+		busybox[1:]:  image.Program(program),
+		"etc/passwd": image.Text("root:x:0:0:root:/root:/bin/sh\n"),
 	}
-	for dir, mode := range map[string]int64{"bin": 0o755, "data": 0o755, "etc": 0o755, "root": 0o700, "tmp": 0o1777} {
-		add(tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: mode}, nil)
-	}
-	add(tar.Header{Typeflag: tar.TypeReg, Name: busybox[1:], Mode: 0o755}, program)
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\n"))
 	for _, applet := range applets {
-		add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: busybox}, nil)
+		files["bin/"+applet] = image.Link(busybox)
 	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(layer.Bytes())), nil
-	})
+	return image.Layer(files)
 }

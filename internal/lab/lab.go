@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,14 @@ type Options struct {
 	BinDir string
 	// Handlers are the runtime handlers beside "runc".
 	Handlers []Handler
+	// DefaultHandler is the handler of pods that name none; "" is "runc".
+	DefaultHandler string
+	// Network is a CNI configuration list; "" is a bridge that leads nowhere.
+	Network string
+	// Registry, a host and port in the lab's network, is where images of every name are pulled from. A lab that has
+	// one makes no images of its own, and SandboxImage says which of them pods begin with.
+	Registry     string
+	SandboxImage string
 }
 
 // Handler is one runtime handler of the CRI, "kata" for instance.
@@ -31,6 +40,13 @@ type Handler struct {
 	RuntimeType string
 	// Config is written to a file whose path reaches the shim as ConfigPath in its runtime options; "" sends none.
 	Config string
+}
+
+func (o *Options) setDefaults() {
+	o.Cache = cmp.Or(o.Cache, DefaultCache())
+	o.DefaultHandler = cmp.Or(o.DefaultHandler, "runc")
+	o.Network = cmp.Or(o.Network, cniConfig)
+	o.SandboxImage = cmp.Or(o.SandboxImage, PauseImage)
 }
 
 // Lab is a running private containerd and what was started beside it. It is safe for concurrent use, except Close.
@@ -54,10 +70,8 @@ const dirPattern = "katadirect-"
 // Open makes a folder and namespaces, starts containerd in them, imports the images and returns when the CRI
 // answers. It undoes everything on error.
 func Open(ctx context.Context, opts Options) (_ *Lab, err error) {
-	if opts.Cache == "" {
-		opts.Cache = DefaultCache()
-	}
-	sweep()
+	opts.setDefaults()
+	Sweep()
 	l := &Lab{opts: opts}
 	if err := l.makeDir(); err != nil {
 		return nil, err
@@ -81,10 +95,13 @@ func Open(ctx context.Context, opts Options) (_ *Lab, err error) {
 	if err := l.StartContainerd(ctx); err != nil {
 		return nil, err
 	}
+	if opts.Registry != "" {
+		return l, nil
+	}
 	return l, l.importImages(ctx)
 }
 
-// makeDir makes the run's folder and locks it, so that sweep knows the run lives.
+// makeDir makes the run's folder and locks it, so that Sweep knows the run lives.
 func (l *Lab) makeDir() error {
 	parent := os.Getenv("TMPDIR")
 	if parent == "" {
@@ -103,8 +120,8 @@ func (l *Lab) makeDir() error {
 	return unix.Flock(int(l.lock.Fd()), unix.LOCK_EX)
 }
 
-// sweep removes the folders of runs that were killed. Their processes and mounts went with their namespaces.
-func sweep() {
+// Sweep removes the folders of runs that were killed. Their processes and mounts went with their namespaces.
+func Sweep() {
 	for _, parent := range []string{os.Getenv("TMPDIR"), "/var/tmp"} {
 		locks, _ := filepath.Glob(filepath.Join(parent, dirPattern+"*", "lock"))
 		for _, path := range locks {
@@ -139,6 +156,15 @@ func (l *Lab) CRI() *CRI { return l.cri }
 // Close stops what the lab started, in reverse order, then looks for what is left of the run and returns it, then
 // ends whatever still runs and removes the folder. Leftovers are one line each: kind, name, where.
 func (l *Lab) Close(ctx context.Context) (leftovers []string, err error) {
+	return l.end(ctx, l.leftoversInside)
+}
+
+// Discard is Close for a lab that may be full of things: only what outlives it counts as left over.
+func (l *Lab) Discard(ctx context.Context) (leftovers []string, err error) {
+	return l.end(ctx, func() ([]string, error) { return nil, nil })
+}
+
+func (l *Lab) end(ctx context.Context, lookInside func() ([]string, error)) (leftovers []string, err error) {
 	var errs []error
 	if l.cri != nil {
 		errs = append(errs, l.cri.close())
@@ -147,7 +173,7 @@ func (l *Lab) Close(ctx context.Context) (leftovers []string, err error) {
 		errs = append(errs, p.Stop(ctx))
 	}
 	if l.ns != nil {
-		leftovers, err = l.leftoversInside()
+		leftovers, err = lookInside()
 		errs = append(errs, err, l.ns.close(ctx))
 	}
 	removeCgroups(cgroupOf(l.Dir))

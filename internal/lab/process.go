@@ -189,3 +189,19 @@ func commandLine(pid int) string {
 	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return strings.TrimSpace(strings.ReplaceAll(string(raw), "\x00", " "))
 }
+
+// StopProcess stops the program of that name, or does nothing if none was started.
+func (l *Lab) StopProcess(ctx context.Context, name string) error {
+	for _, p := range l.processes {
+		if p.name == name {
+			return p.Stop(ctx)
+		}
+	}
+	return nil
+}
+
+// LastWords are the last lines that the program of that name has logged.
+func (l *Lab) LastWords(name string) string {
+	said, _ := os.ReadFile(filepath.Join(l.Dir, "log", name+".log"))
+	return lastLines(said)
+}

@@ -1,0 +1,181 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"google.golang.org/grpc"
+
+	"github.com/katadirect/katadirect/internal/guestimage"
+	"github.com/katadirect/katadirect/internal/lab"
+)
+
+// Names of the two handlers. Handler is also what the RuntimeClass "kata" stands for.
+const (
+	Handler     = "katadirect"
+	RuncHandler = "runc"
+)
+
+// Addresses inside the cluster's network. It is not connected to any other, so they can always be the same.
+const (
+	nodeName     = "node"
+	nodeIP       = "10.64.0.1"
+	apiAddress   = "127.0.0.1:6443"
+	registryAddr = nodeIP + ":5000"
+	serviceCIDR  = "10.96.0.0/16"
+	apiServiceIP = "10.96.0.1"
+	dnsServiceIP = "10.96.0.10"
+	podCIDR      = "10.244.0.0/16"
+)
+
+// ErrNoPrograms is returned when Kubernetes' programs are not in the cache.
+var ErrNoPrograms = errors.New(`kubernetes is not in the cache: run "make kubernetes" first`)
+
+// Options say what cluster to run.
+type Options struct {
+	// BinDir holds csi-node and containerd-shim-katadirect-v2.
+	BinDir string
+	// Guest is what machines boot.
+	Guest guestimage.Image
+	// Cache is where "make kubernetes" and "make containerd2" put their programs; "" is lab.DefaultCache.
+	Cache string
+	// DefaultHandler is the handler of pods without a RuntimeClass; "" is RuncHandler.
+	DefaultHandler string
+	// Images are what the registry has, by name. PauseImage must be one of them.
+	Images map[string]v1.Image
+	// Progress, if not nil, is told in a few words what has been done.
+	Progress func(string)
+}
+
+// PauseImage is what every pod begins with: Kubernetes' own name for it.
+const PauseImage = "registry.k8s.io/pause:3.10.1"
+
+// Cluster is a running cluster.
+type Cluster struct {
+	lab       *lab.Lab
+	opts      Options
+	programs  string
+	pki       *pki
+	settings  *hostSettings
+	forward   net.Listener
+	registry  net.Listener // in the cluster's network
+	outside   net.Listener // the same on the host's loopback, to push
+	registrar *grpc.Server
+	serving   sync.WaitGroup
+	madeDirs  []string
+}
+
+// Open starts everything and returns when pods can be scheduled and volumes provisioned. It undoes everything on error.
+func Open(ctx context.Context, opts Options) (_ *Cluster, err error) {
+	if opts.Cache == "" {
+		opts.Cache = lab.DefaultCache()
+	}
+	if opts.Progress == nil {
+		opts.Progress = func(string) {}
+	}
+	c := &Cluster{opts: opts}
+	if c.programs, err = Programs(opts.Cache); err != nil {
+		return nil, err
+	}
+	if c.settings, err = keepSettings(); err != nil {
+		return nil, fmt.Errorf("remember the host's settings: %w", errors.Join(err, c.settings.restore()))
+	}
+	c.lab, err = lab.Open(ctx, lab.Options{
+		Containerd: lab.V2, Cache: opts.Cache, BinDir: opts.BinDir,
+		DefaultHandler: opts.DefaultHandler,
+		Network:        podNetwork, Registry: registryAddr, SandboxImage: PauseImage,
+		Handlers: []lab.Handler{{
+			Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Guest),
+		}},
+	})
+	if err != nil {
+		return nil, errors.Join(err, c.settings.restore())
+	}
+	defer func() {
+		if err != nil {
+			_, closeErr := c.Close(context.WithoutCancel(ctx))
+			err = errors.Join(err, closeErr)
+		}
+	}()
+	opts.Progress("containerd runs")
+	for _, step := range []struct {
+		done string
+		do   func(context.Context) error
+	}{
+		{"", c.prepareNode},
+		{"the registry has its images", c.serveImages},
+		{"the API answers", c.startControlPlane},
+		{"", c.forwardAPI},
+		{"", c.startNode},
+		{"", c.createObjects},
+		{"the CSI driver is registered", c.startStorage},
+		{"the node is ready", c.waitReady},
+	} {
+		if err := step.do(ctx); err != nil {
+			return nil, err
+		}
+		if step.done != "" {
+			opts.Progress(step.done)
+		}
+	}
+	return c, nil
+}
+
+// Programs is the folder of the newest Kubernetes in the cache that was built to its end.
+func Programs(cache string) (string, error) {
+	found, _ := filepath.Glob(filepath.Join(cache, "kubernetes", "v*", ".complete"))
+	if len(found) == 0 {
+		return "", fmt.Errorf("%w (looked below %s)", ErrNoPrograms, filepath.Join(cache, "kubernetes"))
+	}
+	return filepath.Dir(found[len(found)-1]), nil
+}
+
+// Program is the path of one of Kubernetes' programs.
+func (c *Cluster) Program(name string) string { return filepath.Join(c.programs, name) }
+
+// Dir is where everything of the cluster is kept, logs and the run's files. It goes with the cluster.
+func (c *Cluster) Dir() string { return c.lab.Dir }
+
+// path is a file below Dir.
+func (c *Cluster) path(elem ...string) string {
+	return filepath.Join(append([]string{c.lab.Dir}, elem...)...)
+}
+
+// shimConfig is Kata's configuration.toml with what differs from its defaults: small machines, and our guest.
+func shimConfig(image guestimage.Image) string {
+	return fmt.Sprintf("[hypervisor.qemu]\nkernel = %q\ninitrd = %q\ndefault_memory = 256\ndefault_vcpus = 1\n",
+		image.Kernel, image.Initrd)
+}
+
+// Close removes the pods, ends every process and puts the host's settings back. It returns what
+// has outlived it, which is a fault.
+func (c *Cluster) Close(ctx context.Context) (leftovers []string, err error) {
+	var errs []error
+	for _, l := range []net.Listener{c.forward, c.registry, c.outside} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	errs = append(errs, c.removePods(ctx))
+	if c.registrar != nil {
+		c.registrar.Stop()
+	}
+	leftovers, err = c.lab.Discard(ctx)
+	errs = append(errs, err, c.settings.restore())
+	for _, dir := range c.madeDirs {
+		errs = append(errs, os.Remove(dir))
+	}
+	c.serving.Wait()
+	return leftovers, errors.Join(errs...)
+}
+
+// removeTimeout bounds the removal of one pod.
+const removeTimeout = 30 * time.Second

@@ -1,0 +1,80 @@
+package cluster
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/katadirect/katadirect/internal/lab"
+)
+
+const driverName = "csi.katadirect.io"
+
+//go:embed objects.yaml
+var objects string
+
+// createObjects creates the RuntimeClasses, the StorageClass and the CSIDriver.
+func (c *Cluster) createObjects(ctx context.Context) error {
+	_, err := c.kubectl(ctx, objects, "apply", "-f", "-")
+	return err
+}
+
+// driverSocket is where kubelet and the sidecars find the driver.
+const driverSocket = "/var/lib/kubelet/plugins/" + driverName + "/csi.sock"
+
+// startStorage starts the driver and what kubelet and the API need beside it.
+func (c *Cluster) startStorage(ctx context.Context) error {
+	for _, dir := range []string{"plugins/" + driverName, "plugins_registry"} {
+		if err := os.MkdirAll(c.path("kubelet", dir), 0o750); err != nil {
+			return err
+		}
+	}
+	driver, err := c.lab.Start(lab.Command{Name: "csi-node", Path: c.opts.BinDir + "/csi-node", Args: []string{
+		"--endpoint", "unix://" + driverSocket, "--node-id", nodeName, "--pool", c.path("pool"),
+		"--state-dir", c.path("staged"),
+	}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := driver.WaitFor(ctx, c.probeDriver); err != nil {
+		return err
+	}
+	if err := c.registerDriver(ctx); err != nil {
+		return err
+	}
+	common := []string{"--kubeconfig=" + c.pki.kubeconfig("admin"), "--csi-address=" + driverSocket, "--v=2"}
+	for _, command := range []lab.Command{
+		{Name: "csi-provisioner", Args: []string{"--extra-create-metadata", "--feature-gates=Topology=true", "--default-fstype=ext4",
+			"--node-deployment", "--strict-topology", "--immediate-topology=false"},
+			Env: []string{"NODE_NAME=" + nodeName}},
+		{Name: "csi-resizer", Args: []string{"--handle-volume-inuse-error=false"}},
+	} {
+		command.Path = c.Program(command.Name)
+		command.Args = append(common, command.Args...)
+		if _, err := c.lab.Start(command); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) probeDriver(ctx context.Context) error {
+	conn, err := grpc.NewClient("unix://"+c.lab.Path(driverSocket), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	answer, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{})
+	if err == nil && answer.GetReady() != nil && !answer.GetReady().GetValue() {
+		err = fmt.Errorf("%s says that it is not ready", driverName)
+	}
+	return err
+}
