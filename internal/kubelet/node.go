@@ -147,13 +147,22 @@ func (n *Node) Records() *directvolume.Store {
 }
 
 // Metrics returns the metrics of the pod's shim, in Prometheus' text format.
-func (n *Node) Metrics(ctx context.Context, pod *lab.Pod) ([]byte, error) {
+func (n *Node) Metrics(ctx context.Context, pod *lab.Pod) (text []byte, err error) {
+	err = n.Manage(pod, func(c *directvolume.Client) error {
+		text, err = c.Metrics(ctx)
+		return err
+	})
+	return text, err
+}
+
+// Manage calls do with a client of the management socket of the pod's shim.
+func (n *Node) Manage(pod *lab.Pod, do func(*directvolume.Client) error) error {
 	// The path of a socket may have 107 bytes; by way of the folder's descriptor it is short enough.
 	dir, err := os.Open(n.Lab.Path(directvolume.DefaultGoDir))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
 	sandboxes := directvolume.Sandboxes{GoDir: fmt.Sprintf("/proc/self/fd/%d", dir.Fd())}
-	return directvolume.NewClient(pod.ID, directvolume.WithClientSandboxes(sandboxes)).Metrics(ctx)
+	return do(directvolume.NewClient(pod.ID, directvolume.WithClientSandboxes(sandboxes)))
 }

@@ -9,7 +9,7 @@ import (
 
 const (
 	// maxSize is where growing ends. Pools are thin, and most of it is never written.
-	maxSize = 200 * gibibyte
+	maxSize = 20 * gibibyte
 	// pace is how long the pod's own worker rests between two steps.
 	pace = time.Second
 )
@@ -19,6 +19,7 @@ func (p *pod) actions() []action {
 	all := []action{
 		{"resize", 4, p.resize},
 		{"stats", 4, p.stats},
+		{"snapshot", 2, p.snapshot},
 		{"config update", 3, func(context.Context, *rand.Rand) error { return p.config.update() }},
 	}
 	for i, a := range all {
@@ -32,7 +33,7 @@ func (p *pod) actions() []action {
 
 func (p *pod) resize(ctx context.Context, r *rand.Rand) error {
 	v := p.volumes[r.IntN(len(p.volumes))]
-	size := v.SizeBytes + int64(1+r.IntN(64))<<22
+	size := v.SizeBytes + int64(1+r.IntN(64))<<20
 	if size > maxSize {
 		return errNotNow
 	}
