@@ -8,6 +8,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 
 	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 )
 
 // Create makes a container, and before the first one the pod's machine.
@@ -83,9 +84,9 @@ func (s *Service) newContainer(r *taskapi.CreateTaskRequest, kind Kind) *contain
 	}
 }
 
-// explain adds why the machine is gone to an error that came of it.
+// explain adds why the machine is gone to an error that came of it. That the agent is gone is noticed first.
 func (p *pod) explain(err error) error {
-	if p.alive.Err() == nil {
+	if p.alive.Err() == nil && !(errors.Is(err, agentclient.ErrGone) && p.dying(context.Background())) {
 		return err
 	}
 	return errors.Join(err, fmt.Errorf("the machine is gone: %w", context.Cause(p.alive)))

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"google.golang.org/grpc/codes"
+
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 )
 
 func TestAContainerAloneLivesThroughAllItsStates(t *testing.T) {
@@ -365,6 +368,21 @@ func TestTheReasonOfADeadMachineIsInTheErrorsItCauses(t *testing.T) {
 	}
 	_, err := r.client.Create(r.ctx, r.request(spec{id: "c1", args: forever(), annotations: inPod("pod")}))
 	if err == nil || !strings.Contains(err.Error(), "QEMU was killed") {
+		t.Errorf("got %v, want the reason why the machine is gone", err)
+	}
+}
+
+// The connection to the agent ends before anybody knows why: virtiofsd's death, for one, is looked into first.
+func TestTheReasonOfAMachinesEndIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.run(spec{id: "pod", args: forever(), annotations: asPod()})
+	r.sandbox.hooks.create = func(context.Context, string) error {
+		time.AfterFunc(dyingGrace/10, func() { r.sandbox.die(errors.New("the file share is gone")) })
+		return fmt.Errorf("agent: CreateContainer: %w", agentclient.ErrGone)
+	}
+	_, err := r.client.Create(r.ctx, r.request(spec{id: "c1", args: forever(), annotations: inPod("pod")}))
+	if err == nil || !strings.Contains(err.Error(), "the file share is gone") {
 		t.Errorf("got %v, want the reason why the machine is gone", err)
 	}
 }
