@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,8 +16,10 @@ import (
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
 
-func TestRootFileSystemOnTheShare(t *testing.T) {
-	dir := t.TempDir()
+// machineWithShare boots a machine with a file share, and makes a sandbox in it.
+func machineWithShare(t *testing.T) (m *machine, shared *share.Share, dir string) {
+	t.Helper()
+	dir = t.TempDir()
 	socket := filepath.Join(dir, "fs.sock")
 	shared, err := share.Start(t.Context(), share.Config{
 		ID: "guest-test", Root: filepath.Join(dir, "share"), Socket: socket,
@@ -30,7 +33,7 @@ func TestRootFileSystemOnTheShare(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	m := newMachine(t, qemu.Config{ShareSocket: socket})
+	m = newMachine(t, qemu.Config{ShareSocket: socket})
 	_, err = m.agent.CreateSandbox(t.Context(), &agentproto.CreateSandboxRequest{
 		Hostname: "pod", SandboxId: "sandbox0",
 		Storages: []*agentproto.Storage{{Driver: "virtio-fs", Source: "kataShared", Fstype: "virtiofs", MountPoint: sharedDir}},
@@ -38,7 +41,26 @@ func TestRootFileSystemOnTheShare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return m, shared, dir
+}
+
+func TestFilesOnTheShare(t *testing.T) {
+	m, shared, dir := machineWithShare(t)
 	rootfs := newRootfs(t, dir)
+	t.Run("root file system", func(t *testing.T) { tryRootfsOnTheShare(t, m, shared, rootfs) })
+	t.Run("folders are held until the container is gone", func(t *testing.T) { tryPins(t, m, shared, rootfs) })
+	// The guest lets go of the share, so that the host can unmount.
+	if _, err := m.agent.RemoveStaleVirtiofsShareMounts(t.Context(), &agentproto.RemoveStaleVirtiofsShareMountsRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, container := range []string{"c", "pinned"} {
+		if err := shared.Release(t.Context(), container); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func tryRootfsOnTheShare(t *testing.T, m *machine, shared *share.Share, rootfs string) {
 	guestRootfs, err := shared.Bind(t.Context(), "c", rootfs, "/", false)
 	if err != nil {
 		t.Fatal(err)
@@ -70,11 +92,54 @@ func TestRootFileSystemOnTheShare(t *testing.T) {
 	if err := c.remove(); err != nil {
 		t.Error(err)
 	}
-	// The guest lets go of the share, so that the host can unmount.
-	if _, err := m.agent.RemoveStaleVirtiofsShareMounts(t.Context(), &agentproto.RemoveStaleVirtiofsShareMountsRequest{}); err != nil {
+}
+
+// tryPins looks at what the agent has open, with the eyes of a container that may. The folders of another one, which has
+// ended by itself, must be among that until it is removed: the guest's kernel stumbles over the end of a shared file
+// system on whose files the host is still answering.
+func tryPins(t *testing.T, m *machine, shared *share.Share, rootfs string) {
+	bind := func(source, destination string) string {
+		t.Helper()
+		path, err := shared.Bind(t.Context(), "pinned", source, destination, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	guestRootfs, folder := bind(rootfs, "/"), bind(t.TempDir(), "/data")
+	s := spec("exec sleep 1000000")
+	s.Root.Path = guestRootfs
+	for _, set := range []*[]string{
+		&s.Process.Capabilities.Bounding, &s.Process.Capabilities.Effective, &s.Process.Capabilities.Permitted,
+	} {
+		*set = append(slices.Clone(*set), "CAP_SYS_PTRACE")
+	}
+	s.Process.NoNewPrivileges = false
+	observer := m.create(t, s).start()
+	open := func() int {
+		t.Helper()
+		return strings.Count(observer.must("busybox ls -l /proc/1/fd"), folder+"\n")
+	}
+	if n := open(); n != 0 {
+		t.Fatalf("the agent has %s open %d times before anybody uses it", folder, n)
+	}
+	s = spec("echo written >/data/file")
+	s.Root.Path = guestRootfs
+	s.Mounts = append(s.Mounts, mountAt("/data", folder))
+	c := m.create(t, s).start()
+	if out, status := c.finish(c.id); status != 0 {
+		t.Fatalf("%d: %s", status, out)
+	}
+	if n := open(); n != 1 {
+		t.Errorf("of a container that has ended, and is not removed, the agent has the folder open %d times, want 1", n)
+	}
+	if err := c.remove(); err != nil {
 		t.Fatal(err)
 	}
-	if err := shared.Release(t.Context(), "c"); err != nil {
+	if n := open(); n != 0 {
+		t.Errorf("of a container that is removed the agent has the folder still open")
+	}
+	if err := observer.remove(); err != nil {
 		t.Error(err)
 	}
 }
