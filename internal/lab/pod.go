@@ -102,6 +102,9 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	return p, nil
 }
 
+// Config is what the pod was made with, nil for one that Pods has found.
+func (p *Pod) Config() *cri.PodSandboxConfig { return p.config }
+
 // Pods lists the ids of the pods that the runtime knows.
 func (l *Lab) Pods(ctx context.Context) ([]*Pod, error) {
 	list, err := l.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})

@@ -100,7 +100,7 @@ func OfContainer(r *specs.LinuxResources) (Size, error) {
 		return s, err
 	}
 	for _, limit := range r.HugepageLimits {
-		if limit.Limit > maxBytes {
+		if limit.Limit > uint64(maxBytes-s.MemoryBytes) {
 			return s, fmt.Errorf("%w: %d bytes in pages of %s", ErrTooLarge, limit.Limit, limit.Pagesize)
 		}
 		s.MemoryBytes += int64(limit.Limit)
