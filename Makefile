@@ -115,6 +115,7 @@ $(KUBERNETES_DIR)/.suite-complete: hack/kubernetes/go.mod
 	@mkdir -p $(@D)
 	@$(call KUBERNETES_BUILD,test) -c k8s.io/kubernetes/test/e2e
 	@$(call KUBERNETES_BUILD,build) github.com/onsi/ginkgo/v2/ginkgo $(addprefix k8s.io/kubernetes/test/images/,agnhost nonewprivs)
+	@install -m 644 "$$(go list -C hack/kubernetes -m -f '{{.Dir}}' k8s.io/kubernetes)"/test/images/agnhost/porter/localhost.* $(@D)/
 	@touch $@
 
 $(STATICCHECK): hack/tools/go.mod

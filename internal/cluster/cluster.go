@@ -149,10 +149,18 @@ func (c *Cluster) path(elem ...string) string {
 	return filepath.Join(append([]string{c.lab.Dir}, elem...)...)
 }
 
-// shimConfig is Kata's configuration.toml with what differs from its defaults: small machines, and our guest.
+// shimConfig is Kata's configuration.toml with what differs from its defaults: small machines, our guest, and a kind of
+// network interface that a privileged pod of Kubernetes' suite makes.
 func shimConfig(image guestimage.Image) string {
-	return fmt.Sprintf("[hypervisor.qemu]\nkernel = %q\ninitrd = %q\ndefault_memory = 256\ndefault_vcpus = 1\n",
-		image.Kernel, image.Initrd)
+	return fmt.Sprintf(`[hypervisor.qemu]
+kernel = %q
+initrd = %q
+default_memory = 256
+default_vcpus = 1
+
+[agent.kata]
+kernel_modules = ["dummy numdummies=0"]
+`, image.Kernel, image.Initrd)
 }
 
 // Close removes the pods, ends every process and puts the host's settings back. It returns what

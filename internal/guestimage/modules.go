@@ -30,6 +30,7 @@ type moduleGroup struct {
 var moduleGroups = map[string]moduleGroup{
 	"boot":    {modules: []string{"virtio_pci", "virtio_console", "virtio_blk", "ext4"}},
 	"network": {modules: []string{"virtio_net"}},
+	"dummy":   {modules: []string{"dummy"}}, // for who asks for it by kernel_modules
 	"share":   {modules: []string{"virtiofs", "overlay"}},
 	"vsock":   {modules: []string{"vmw_vsock_virtio_transport"}},
 	"entropy": {modules: []string{"virtio_rng"}},

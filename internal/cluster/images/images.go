@@ -18,6 +18,8 @@ import (
 const (
 	e2e     = "registry.k8s.io/e2e-test-images/"
 	busybox = "/bin/busybox"
+	// bash is sh in the images: busybox's own forgets variables with a dash in their names, which ConfigMaps may have.
+	bash = "/bin/bash-static"
 )
 
 // path is where the images' programs are looked for.
@@ -85,6 +87,13 @@ func addAgnhost(all map[string]v1.Image, programs string) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range []string{"localhost.crt", "localhost.key"} {
+		content, err := os.ReadFile(filepath.Join(programs, name))
+		if err != nil {
+			return err
+		}
+		files[name] = image.Text(string(content))
+	}
 	files.Add(curl).Add(image.Files{
 		"agnhost": image.Program(agnhost), "agnhost-2": image.Link("agnhost"), "uploads": image.Dir(0o755),
 		"etc/passwd": image.Text(passwd + "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n"),
@@ -143,11 +152,15 @@ const (
 	group  = "root:x:0:\nnobody:x:65534:\n"
 )
 
-// shellFiles is Debian's static busybox under every name it knows.
+// shellFiles is Debian's static busybox under every name it knows, and bash as its shell.
 func shellFiles() (image.Files, error) {
 	program, err := os.ReadFile(busybox)
 	if err != nil {
 		return nil, fmt.Errorf("%w (Debian's package busybox-static has it)", err)
+	}
+	shell, err := os.ReadFile(bash)
+	if err != nil {
+		return nil, fmt.Errorf("%w (Debian's package bash-static has it)", err)
 	}
 	names, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
@@ -163,5 +176,6 @@ func shellFiles() (image.Files, error) {
 			files["bin/"+name] = image.Link(busybox)
 		}
 	}
+	files["bin/bash"], files["bin/sh"] = image.Program(shell), image.Link("/bin/bash")
 	return files, nil
 }

@@ -186,8 +186,20 @@ func (s *Sandbox) makeSandbox(ctx context.Context, o Options, _ *rollback.Stack)
 	}, sharedMemory(o.Spec.Mounts)}
 	_, err := s.agent.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
 		Hostname: o.Spec.Hostname, Dns: resolvConf(o.Spec.Mounts), Storages: storages, SandboxId: s.id,
+		KernelModules: kernelModules(s.config.Agent.KernelModules),
 	})
 	return err
+}
+
+// kernelModules reads the configuration's form: a module's name, and after it its parameters.
+func kernelModules(lines []string) []*agentproto.KernelModule {
+	var modules []*agentproto.KernelModule
+	for _, line := range lines {
+		if words := strings.Fields(line); len(words) > 0 {
+			modules = append(modules, &agentproto.KernelModule{Name: words[0], Parameters: words[1:]})
+		}
+	}
+	return modules
 }
 
 func (s *Sandbox) listen(_ context.Context, _ Options, undo *rollback.Stack) (err error) {

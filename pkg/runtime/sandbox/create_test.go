@@ -19,6 +19,7 @@ import (
 func TestASandboxComesUpAndGoesWithoutATrace(t *testing.T) {
 	h := newHost(t)
 	h.options.Spec.Mounts = []specs.Mount{bind(h.file("resolv.conf", "nameserver 10.0.0.1\n\nsearch x\n"), "/etc/resolv.conf")}
+	h.options.Config.Agent.KernelModules = []string{"dummy numdummies=0 x=1", "nbd"}
 	s := h.create()
 	if !h.roots.sandboxes().Alive("s1") {
 		t.Error("it does not count as alive")
@@ -26,6 +27,10 @@ func TestASandboxComesUpAndGoesWithoutATrace(t *testing.T) {
 	got := h.agent.sandbox
 	if got.GetHostname() != "pod" || got.GetSandboxId() != "s1" || !slices.Equal(got.GetDns(), []string{"nameserver 10.0.0.1", "search x"}) {
 		t.Errorf("the agent was told %v", got)
+	}
+	if m := got.GetKernelModules(); len(m) != 2 || m[0].GetName() != "dummy" || m[1].GetName() != "nbd" ||
+		!slices.Equal(m[0].GetParameters(), []string{"numdummies=0", "x=1"}) || len(m[1].GetParameters()) != 0 {
+		t.Errorf("the agent was told of the modules %v", m)
 	}
 	want := []string{
 		`driver:"virtio-fs" source:"kataShared" fstype:"virtiofs" mount_point:"/run/kata-containers/shared/containers"`,
