@@ -93,8 +93,12 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	defer reap.Stop()
 	finder := &device.Finder{Events: events}
 	mounts := &storage.Mounts{Finder: finder, Modules: modules, Tools: reap.Output, DeviceTimeout: params.HotplugTimeout}
+	crun, err := container.Seal("/usr/bin/crun")
+	if err != nil {
+		return err
+	}
 	runtime := &container.Runtime{
-		Reaper: reap, Crun: "/usr/bin/crun", Dir: sandbox.Dir, State: "/run/crun", Cgroups: boot.CgroupRoot,
+		Reaper: reap, Crun: crun, Dir: sandbox.Dir, State: "/run/crun", Cgroups: boot.CgroupRoot,
 		PipeSize: params.PipeSize,
 	}
 	if runtime.PipeSize == 0 {

@@ -17,11 +17,17 @@ import (
 const (
 	// ShellImage is Debian's static busybox under all of its names.
 	ShellImage = "katadirect.local/shell:1"
-	// PauseImage is the same, doing nothing for ever.
+	// PauseImage is the same, doing what Kubernetes' pause image does, under its name.
 	PauseImage = "katadirect.local/pause:1"
 )
 
 const busybox = "/bin/busybox"
+
+// pauseScript waits for ever, ends in order when it is told to, and takes in the orphans of its pid namespace.
+const pauseScript = `#!/bin/sh
+trap 'exit 0' TERM INT
+while :; do sleep 1000000 & wait; done
+`
 
 // applets are the commands of ShellImage. A fixed list, so that the image does not depend on the host's busybox.
 var applets = []string{
@@ -39,7 +45,7 @@ func (l *Lab) importImages(ctx context.Context) error {
 	}
 	for named, entrypoint := range map[string][]string{
 		ShellImage: {"/bin/sh"},
-		PauseImage: {"/bin/sleep", "infinity"},
+		PauseImage: {"/pause"},
 	} {
 		if err := l.importImage(ctx, named, layer, entrypoint); err != nil {
 			return fmt.Errorf("import %s: %w", named, err)
@@ -86,6 +92,7 @@ func shellLayer() (v1.Layer, error) {
 	files := image.Files{
 		"data": image.Dir(0o755), "root": image.Dir(0o700), "tmp": image.Dir(0o1777),
 		busybox[1:]:  image.Program(program),
+		"pause":      image.Program([]byte(pauseScript)),
 		"etc/passwd": image.Text("root:x:0:0:root:/root:/bin/sh\n"),
 	}
 	for _, applet := range applets {

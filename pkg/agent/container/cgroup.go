@@ -46,6 +46,9 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	if r == nil {
 		return nil
 	}
+	if err := c.Realize(ctx); err != nil {
+		return err
+	}
 	file := filepath.Join(c.runtime.bundle(c.ID), "resources.json")
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -27,6 +27,7 @@ type Container struct {
 	oom     *oomWatch
 	init    *process.Process
 	pinned  pins
+	pause   *pause // nil if crun has made the container from the start
 
 	mu      sync.Mutex
 	started bool
@@ -40,25 +41,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, s Sur
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
 
-	if err := CheckID(id); err != nil {
-		return nil, fmt.Errorf("container %q: %w", id, err)
-	}
-	if err := adapt(spec, id, r.cgroupsPath(), s); err != nil {
-		return nil, err
-	}
-	if err := applySysctls(networkSysctls(spec.Linux)); err != nil {
-		return nil, err
-	}
-	// The folder is made here and by nobody else: an existing one is another
-	// container, or something that must not be taken for one.
-	if err := os.Mkdir(r.bundle(id), 0o700); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			err = fmt.Errorf("container %s: %w", id, ErrExists)
-		}
-		return nil, err
-	}
-	undo.Push("remove the container's folder", func(context.Context) error { return os.RemoveAll(r.bundle(id)) })
-	if err := writeJSON(filepath.Join(r.bundle(id), "config.json"), spec); err != nil {
+	if err := r.prepare(&undo, id, spec, s); err != nil {
 		return nil, err
 	}
 	pinned := pin(spec)
@@ -70,6 +53,30 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, s Sur
 	}
 	c := &Container{ID: id, runtime: r, init: first, pinned: pinned, entries: map[string]*entry{id: newEntry(first)}}
 	return c, nil
+}
+
+// prepare checks and changes the specification and makes the container's
+// folder, with the specification in it.
+func (r *Runtime) prepare(undo *rollback.Stack, id string, spec *specs.Spec, s Surroundings) error {
+	if err := CheckID(id); err != nil {
+		return fmt.Errorf("container %q: %w", id, err)
+	}
+	if err := adapt(spec, id, r.cgroupsPath(), s); err != nil {
+		return err
+	}
+	if err := applySysctls(networkSysctls(spec.Linux)); err != nil {
+		return err
+	}
+	// The folder is made here and by nobody else: an existing one is another
+	// container, or something that must not be taken for one.
+	if err := os.Mkdir(r.bundle(id), 0o700); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			err = fmt.Errorf("container %s: %w", id, ErrExists)
+		}
+		return err
+	}
+	undo.Push("remove the container's folder", func(context.Context) error { return os.RemoveAll(r.bundle(id)) })
+	return writeJSON(filepath.Join(r.bundle(id), "config.json"), spec)
 }
 
 // cgroupsPath is Cgroups as an OCI specification has it, below the mount of
@@ -92,18 +99,27 @@ func (c *Container) Start(ctx context.Context, notifyOOM func()) error {
 		}
 		c.oom = watch
 	}
-	if err := c.runtime.crun(ctx, c.ID, process.Ends{}, "start", c.ID); err != nil {
-		return fmt.Errorf("start container %s: %w", c.ID, err)
+	if !c.pause.standsIn() {
+		if err := c.runtime.crun(ctx, c.ID, process.Ends{}, "start", c.ID); err != nil {
+			return fmt.Errorf("start container %s: %w", c.ID, err)
+		}
 	}
 	c.started = true
 	return nil
 }
 
-// PID is the first process's id in the agent's own namespace.
+// PID is the first process's id in the agent's own namespace; 0 if the agent
+// stands in for it.
 func (c *Container) PID() int { return c.init.PID() }
 
 // KillAll kills every process in the container's cgroup.
-func (c *Container) KillAll() error { return c.runtime.killAll(c.ID) }
+func (c *Container) KillAll() error {
+	err := c.runtime.killAll(c.ID)
+	if c.pause.standsIn() {
+		err = errors.Join(err, c.init.Signal(unix.SIGKILL))
+	}
+	return err
+}
 
 // killAll kills every process of a container; there may be none, and no
 // container.

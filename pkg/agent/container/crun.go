@@ -21,7 +21,7 @@ import (
 // several goroutines.
 type Runtime struct {
 	Reaper *reaper.Reaper
-	// Crun is the OCI runtime's path.
+	// Crun is the OCI runtime's path; Seal makes it faster.
 	Crun string
 	// Dir holds a folder for each container, Dir/ID.
 	Dir string
@@ -48,6 +48,7 @@ func (r *Runtime) crun(ctx context.Context, id string, ends process.Ends, args .
 	defer os.Remove(log)
 	global := []string{"--root", r.State, "--cgroup-manager", "cgroupfs", "--log", log}
 	cmd := exec.Command(r.Crun, append(global, args...)...)
+	cmd.Args[0] = "crun" // the path may not say so, and crun looks at it
 	// A nil *os.File in an interface is not nil.
 	if ends.Stdin != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = ends.Stdin, ends.Stdout, ends.Stderr

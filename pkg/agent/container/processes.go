@@ -42,6 +42,9 @@ func (c *Container) Exec(ctx context.Context, id string, spec *specs.Process) er
 	if spec == nil || len(spec.Args) == 0 {
 		return fmt.Errorf("process %s: %w: no command to run", id, ErrSpec)
 	}
+	if err := c.Realize(ctx); err != nil {
+		return err
+	}
 	if err := c.reserve(id); err != nil {
 		return err
 	}
@@ -184,7 +187,7 @@ func (c *Container) Signal(id string, sig unix.Signal) error {
 	if err != nil {
 		return err
 	}
-	if p == c.init && sig == unix.SIGTERM && !handles(p.PID(), sig) {
+	if p == c.init && sig == unix.SIGTERM && !c.pause.standsIn() && !handles(p.PID(), sig) {
 		sig = unix.SIGKILL
 	}
 	return p.Signal(sig)

@@ -121,7 +121,7 @@ func networkSysctls(linux *specs.Linux) map[string]string {
 	taken := make(map[string]string)
 	kept := make(map[string]string)
 	for key, value := range linux.Sysctl {
-		if strings.HasPrefix(strings.ReplaceAll(key, "/", "."), "net.") {
+		if isNetworkSysctl(key) {
 			taken[key] = value
 		} else {
 			kept[key] = value
@@ -129,4 +129,18 @@ func networkSysctls(linux *specs.Linux) map[string]string {
 	}
 	linux.Sysctl = kept
 	return taken
+}
+
+func isNetworkSysctl(key string) bool {
+	return strings.HasPrefix(strings.ReplaceAll(key, "/", "."), "net.")
+}
+
+// hasOtherSysctls says whether there are settings that crun makes.
+func hasOtherSysctls(linux *specs.Linux) bool {
+	for key := range linux.Sysctl {
+		if !isNetworkSysctl(key) {
+			return true
+		}
+	}
+	return false
 }

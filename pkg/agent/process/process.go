@@ -10,16 +10,28 @@ import (
 	"github.com/katadirect/katadirect/pkg/agent/reaper"
 )
 
+// Child is what runs: a child of the agent's as the reaper has it, or what
+// stands for one.
+type Child interface {
+	// PID is the process's id in the agent's own namespace.
+	PID() int
+	// Done is closed when it has exited, and Status is how, after that.
+	Done() <-chan struct{}
+	Status() int
+	// Signal returns reaper.ErrExited once it has exited.
+	Signal(sig unix.Signal) error
+}
+
 // Process is a process that was started. Its methods may be called from
 // several goroutines.
 type Process struct {
-	child   *reaper.Child
+	child   Child
 	streams *Streams
 }
 
 // New binds a process to its streams. The Process owns both from here on;
 // Close releases them.
-func New(child *reaper.Child, streams *Streams) *Process {
+func New(child Child, streams *Streams) *Process {
 	p := &Process{child: child, streams: streams}
 	go func() {
 		<-child.Done()

@@ -40,7 +40,15 @@ func (s *Sandbox) CreateContainer(ctx context.Context, req *agentproto.CreateCon
 		undo.Push("release storage", func(ctx context.Context) error { return s.Mounts.Release(ctx, st.GetMountPoint()) })
 		mounted = append(mounted, st.GetMountPoint())
 	}
-	c, err := s.Runtime.Create(ctx, id, spec, s.surroundings(req.GetSandboxPidns()))
+	around, err := s.surroundings(ctx, req.GetSandboxPidns())
+	if err != nil {
+		return fmt.Errorf("create container %s: %w", id, err)
+	}
+	create := s.Runtime.Create
+	if container.IsPause(spec) {
+		create = s.Runtime.CreatePause
+	}
+	c, err := create(ctx, id, spec, around)
 	if err != nil {
 		return err
 	}
@@ -82,8 +90,8 @@ func (s *Sandbox) enter(id string, c *container.Container, storages []string) er
 	if s.state != alive {
 		return fmt.Errorf("create container %s: %w", id, ErrState)
 	}
-	if err := sharePIDNamespace(c.PID()); err != nil {
-		return fmt.Errorf("create container %s: %w", id, err)
+	if s.first == nil {
+		s.first = c
 	}
 	*s.containers[id] = member{container: c, storages: storages}
 	return nil

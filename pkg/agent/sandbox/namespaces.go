@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -67,25 +68,39 @@ func holdNamespace(source, file string) error {
 	return unix.Mount(source, file, "", unix.MS_BIND, "")
 }
 
-// sharePIDNamespace makes the pid namespace of the pod's first container the
-// one that containers join which ask for the pod's.
-func sharePIDNamespace(pid int) error {
-	if _, err := os.Lstat(namespaceFile("pid")); !errors.Is(err, os.ErrNotExist) {
-		return err // there is one, or nobody can tell
+// sharePIDs makes the pid namespace of the pod's first container the one that
+// containers join which ask for the pod's, and returns its file.
+func (s *Sandbox) sharePIDs(ctx context.Context) (file string, err error) {
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
+	file = namespaceFile("pid")
+	if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
+		return file, err // there is one, or nobody can tell
 	}
-	if err := holdNamespace(fmt.Sprintf("/proc/%d/ns/pid", pid), namespaceFile("pid")); err != nil {
-		return fmt.Errorf("pid namespace of the pod: %w", err)
+	s.mu.Lock()
+	first := s.first
+	s.mu.Unlock()
+	if first == nil {
+		return "", nil // this is the first
 	}
-	return nil
+	// The agent may have stood in for it so far.
+	if err := first.Realize(ctx); err != nil {
+		return "", fmt.Errorf("pid namespace of the pod: %w", err)
+	}
+	if err := holdNamespace(fmt.Sprintf("/proc/%d/ns/pid", first.PID()), file); err != nil {
+		return "", fmt.Errorf("pid namespace of the pod: %w", err)
+	}
+	return file, nil
 }
 
 // surroundings are the namespaces for one more container.
-func (s *Sandbox) surroundings(sharePIDs bool) container.Surroundings {
+func (s *Sandbox) surroundings(ctx context.Context, sharePIDs bool) (container.Surroundings, error) {
 	around := container.Surroundings{IPC: namespaceFile("ipc"), UTS: namespaceFile("uts")}
-	if _, err := os.Lstat(namespaceFile("pid")); sharePIDs && err == nil {
-		around.PID = namespaceFile("pid")
+	var err error
+	if sharePIDs {
+		around.PID, err = s.sharePIDs(ctx)
 	}
-	return around
+	return around, err
 }
 
 func removeNamespaces() error {

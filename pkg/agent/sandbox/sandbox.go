@@ -53,6 +53,10 @@ type Sandbox struct {
 	state      state
 	id         string
 	containers map[string]*member
+	// first is the container whose pid namespace is the pod's.
+	first *container.Container
+
+	sharing sync.Mutex // held while that namespace is made the pod's
 }
 
 // state is where the sandbox is on its one way.
