@@ -28,6 +28,7 @@ type Container struct {
 	init    *process.Process
 	pinned  pins
 	pause   *pause // nil if crun has made the container from the start
+	message string // where in the container its last words are
 
 	mu      sync.Mutex
 	started bool
@@ -41,6 +42,7 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, s Sur
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
 
+	message := messagePath(spec)
 	if err := r.prepare(&undo, id, spec, s); err != nil {
 		return nil, err
 	}
@@ -51,8 +53,9 @@ func (r *Runtime) Create(ctx context.Context, id string, spec *specs.Spec, s Sur
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", id, err)
 	}
-	c := &Container{ID: id, runtime: r, init: first, pinned: pinned, entries: map[string]*entry{id: newEntry(first)}}
-	return c, nil
+	return &Container{
+		ID: id, runtime: r, init: first, pinned: pinned, message: message, entries: map[string]*entry{id: newEntry(first)},
+	}, nil
 }
 
 // prepare checks and changes the specification and makes the container's

@@ -69,7 +69,9 @@ func (r *Runtime) CreatePause(ctx context.Context, id string, spec *specs.Spec, 
 	ends.Close()
 	p := &pause{spec: spec, done: make(chan struct{})}
 	first := process.New(p, streams)
-	return &Container{ID: id, runtime: r, init: first, pause: p, entries: map[string]*entry{id: newEntry(first)}}, nil
+	return &Container{
+		ID: id, runtime: r, init: first, pause: p, message: defaultMessagePath, entries: map[string]*entry{id: newEntry(first)},
+	}, nil
 }
 
 // Realize has crun make the container, if the agent stands in for it.

@@ -15,16 +15,21 @@ import (
 
 // CreateContainer mounts what the container needs and makes it. It undoes
 // everything on error.
-func (s *Sandbox) CreateContainer(ctx context.Context, req *agentproto.CreateContainerRequest) (err error) {
+func (s *Sandbox) CreateContainer(ctx context.Context, req *agentproto.CreateContainerRequest) error {
+	m, err := s.reserve(req.GetContainerId())
+	if err != nil {
+		return err
+	}
+	defer close(m.settled)
+	return s.create(ctx, req)
+}
+
+func (s *Sandbox) create(ctx context.Context, req *agentproto.CreateContainerRequest) (err error) {
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
 
 	id := req.GetContainerId()
-	if err := s.reserve(id); err != nil {
-		return err
-	}
 	undo.Push("forget the container", func(context.Context) error { s.forget(id); return nil })
-
 	spec := agentproto.SpecFromProto(req.GetOCI())
 	if spec == nil {
 		return fmt.Errorf("create container %s: %w: none was sent", id, container.ErrSpec)
@@ -61,20 +66,21 @@ func (s *Sandbox) CreateContainer(ctx context.Context, req *agentproto.CreateCon
 }
 
 // reserve takes an id before anything is done for it.
-func (s *Sandbox) reserve(id string) error {
+func (s *Sandbox) reserve(id string) (*member, error) {
 	if err := container.CheckID(id); err != nil {
-		return fmt.Errorf("container %q: %w", id, err)
+		return nil, fmt.Errorf("container %q: %w", id, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != alive {
-		return fmt.Errorf("create container %s: %w", id, ErrState)
+		return nil, fmt.Errorf("create container %s: %w", id, ErrState)
 	}
 	if _, taken := s.containers[id]; taken {
-		return fmt.Errorf("container %s: %w", id, container.ErrExists)
+		return nil, fmt.Errorf("container %s: %w", id, container.ErrExists)
 	}
-	s.containers[id] = &member{}
-	return nil
+	m := &member{settled: make(chan struct{})}
+	s.containers[id] = m
+	return m, nil
 }
 
 func (s *Sandbox) forget(id string) {
@@ -93,7 +99,8 @@ func (s *Sandbox) enter(id string, c *container.Container, storages []string) er
 	if s.first == nil {
 		s.first = c
 	}
-	*s.containers[id] = member{container: c, storages: storages}
+	m := s.containers[id]
+	m.container, m.storages = c, storages
 	return nil
 }
 
@@ -131,16 +138,12 @@ func (s *Sandbox) StartContainer(ctx context.Context, id string) error {
 // When it has returned, its devices may be unplugged. It may be called again
 // after it failed, and goes on where it stopped.
 func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
-	s.mu.Lock()
-	m := s.containers[id]
-	if m == nil || m.container == nil {
-		s.mu.Unlock()
-		return fmt.Errorf("container %q: %w", id, ErrNoContainer)
+	m, err := s.whole(ctx, id)
+	if err != nil {
+		return err
 	}
-	s.mu.Unlock()
-
 	s.ThawFor(id, "a container that uses the volume is being removed")
-	if err := m.container.Remove(ctx); err != nil {
+	if err = m.container.Remove(ctx); err != nil {
 		return err
 	}
 	if err := s.releaseStorages(ctx, m); err != nil {
@@ -161,6 +164,28 @@ func (s *Sandbox) ThawFor(id, why string) {
 	}
 	s.mu.Unlock()
 	s.Mounts.ThawEach(storages, why)
+}
+
+// whole returns a container, waiting for one that is still being made: a shim
+// whose patience with that is over removes it at once.
+func (s *Sandbox) whole(ctx context.Context, id string) (*member, error) {
+	s.mu.Lock()
+	m := s.containers[id]
+	s.mu.Unlock()
+	if m == nil {
+		return nil, fmt.Errorf("container %q: %w", id, ErrNoContainer)
+	}
+	select {
+	case <-m.settled:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("container %s is still being made: %w", id, ctx.Err())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[id] != m {
+		return nil, fmt.Errorf("container %q: %w", id, ErrNoContainer)
+	}
+	return m, nil
 }
 
 // releaseStorages releases the container's storages, last first, and keeps

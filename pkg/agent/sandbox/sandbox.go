@@ -72,6 +72,7 @@ const (
 type member struct {
 	container *container.Container // nil while it is being made
 	storages  []string             // mount points
+	settled   chan struct{}        // closed when it has been made, or not
 }
 
 // New returns the sandbox of this machine, which Create brings to life.

@@ -119,3 +119,19 @@ func (s *Service) ResumeContainer(ctx context.Context, req *agentproto.ResumeCon
 func (s *Service) RemoveStaleVirtiofsShareMounts(context.Context, *agentproto.RemoveStaleVirtiofsShareMountsRequest) (*agentproto.Empty, error) {
 	return empty, guest.DropCaches()
 }
+
+// terminationLog is the one kind of diagnostic data there is.
+const terminationLog = "termination_log"
+
+// GetDiagnosticData returns a container's last words.
+func (s *Service) GetDiagnosticData(_ context.Context, req *agentproto.GetDiagnosticDataRequest) (*agentproto.GetDiagnosticDataResponse, error) {
+	if req.GetLogType() != terminationLog {
+		return nil, fmt.Errorf("diagnostic data %q: %w: only %q can be had", req.GetLogType(), container.ErrSpec, terminationLog)
+	}
+	c, err := s.Sandbox.Container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	message, err := c.TerminationMessage()
+	return &agentproto.GetDiagnosticDataResponse{Data: message}, err
+}

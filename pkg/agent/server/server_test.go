@@ -126,8 +126,7 @@ func TestWrappedErrorsKeepTheirCodeAndText(t *testing.T) {
 // What is left to agentproto.Unimplemented is a decision, and stands here.
 func TestMethodsThatAreNotImplemented(t *testing.T) {
 	want := map[string]bool{
-		"GetDiagnosticData": true, "GetIPTables": true, "SetIPTables": true, "MemAgentMemcgSet": true,
-		"MemAgentCompactSet": true, "SetPolicy": true,
+		"GetIPTables": true, "SetIPTables": true, "MemAgentMemcgSet": true, "MemAgentCompactSet": true, "SetPolicy": true,
 	}
 	service := reflect.TypeFor[*Service]()
 	all := reflect.TypeFor[agentproto.AgentServiceService]()

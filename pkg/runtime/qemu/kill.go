@@ -3,15 +3,13 @@ package qemu
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/katadirect/katadirect/internal/pidfd"
 )
 
 // Kill ends the QEMU of the machine folder dir from a process that did not start it, and removes the folder. It is
@@ -37,40 +35,17 @@ func killProcess(ctx context.Context, dir string) error {
 		return nil
 	}
 	// The descriptor stands for one process even if its number is used again; so look once more, through it.
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
+	held, err := pidfd.Open(pid)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer held.Close()
 	if again, alive := livingQEMU(dir); !alive || again != pid {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	return awaitExit(ctx, fd, pid)
-}
-
-// awaitExit waits for the end of the process behind a pidfd; it becomes readable then.
-func awaitExit(ctx context.Context, fd, pid int) error {
 	ctx, cancel := context.WithTimeout(ctx, killGrace)
 	defer cancel()
-	const look = 50 * time.Millisecond // between looks at ctx; the end itself is noticed at once
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(look.Milliseconds()))
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if n > 0 {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("process %d does not die: %w", pid, context.Cause(ctx))
-		}
-	}
+	return held.Kill(ctx)
 }
 
 // livingQEMU finds the process of the machine folder dir by the pid file that QEMU wrote. Numbers are used again, so

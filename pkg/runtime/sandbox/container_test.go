@@ -170,7 +170,7 @@ func TestProcessesAreNamedForTheAgent(t *testing.T) {
 	if _, err := s.Wait(t.Context(), "c1", "e1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a process that has been waited for: %v", err)
 	}
-	if _, err := s.Stdout("c1", "e1").Read(make([]byte, 1)); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Stdout(t.Context(), "c1", "e1").Read(make([]byte, 1)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("its output: %v", err)
 	}
 	uuid := `[0-9a-f-]{36}`

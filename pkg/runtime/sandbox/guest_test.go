@@ -134,8 +134,8 @@ func run(t *testing.T, s *Sandbox, container string, args ...string) (string, in
 	}
 	var stderr bytes.Buffer
 	var copying sync.WaitGroup
-	copying.Go(func() { _, _ = io.Copy(&stderr, s.Stderr(container, id)) })
-	stdout, err := io.ReadAll(s.Stdout(container, id))
+	copying.Go(func() { _, _ = io.Copy(&stderr, s.Stderr(t.Context(), container, id)) })
+	stdout, err := io.ReadAll(s.Stdout(t.Context(), container, id))
 	copying.Wait()
 	if err != nil {
 		t.Fatal(err)

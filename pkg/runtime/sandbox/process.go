@@ -117,31 +117,31 @@ func (s *Sandbox) processEnded(c *container, execID string) {
 	c.ended = true
 }
 
-// Stdin writes to the process's standard input; Close closes it in the guest.
-func (s *Sandbox) Stdin(containerID, execID string) io.WriteCloser {
+// Stdin writes to the process's standard input; Close closes it in the guest. The end of ctx ends the writing.
+func (s *Sandbox) Stdin(ctx context.Context, containerID, execID string) io.WriteCloser {
 	name, err := s.process(containerID, execID)
 	if err != nil {
 		return noStream{err}
 	}
-	return s.agent.Stdin(s.life, containerID, name)
+	return s.agent.Stdin(ctx, containerID, name)
 }
 
-// Stdout reads the process's standard output to its end.
-func (s *Sandbox) Stdout(containerID, execID string) io.Reader {
+// Stdout reads the process's standard output to its end, or to that of ctx.
+func (s *Sandbox) Stdout(ctx context.Context, containerID, execID string) io.Reader {
 	name, err := s.process(containerID, execID)
 	if err != nil {
 		return noStream{err}
 	}
-	return s.agent.Stdout(s.life, containerID, name)
+	return s.agent.Stdout(ctx, containerID, name)
 }
 
-// Stderr reads the process's standard error to its end. With a terminal there is nothing on it.
-func (s *Sandbox) Stderr(containerID, execID string) io.Reader {
+// Stderr reads the process's standard error to its end, or to that of ctx. With a terminal there is nothing on it.
+func (s *Sandbox) Stderr(ctx context.Context, containerID, execID string) io.Reader {
 	name, err := s.process(containerID, execID)
 	if err != nil {
 		return noStream{err}
 	}
-	return s.agent.Stderr(s.life, containerID, name)
+	return s.agent.Stderr(ctx, containerID, name)
 }
 
 // noStream is a stream of a process that is not there.

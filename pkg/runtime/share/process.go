@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/pidfd"
 )
 
 // Process names a process for good: its id together with the moment it started, which no later process of the same
@@ -47,53 +49,29 @@ func startTicks(pid int) (uint64, error) {
 // Kill ends the process and its process group with SIGKILL and waits until it is gone. It serves a fresh process
 // after a crash: a process that has ended, or an id that belongs to another one by now, is success.
 func (p Process) Kill(ctx context.Context) error {
-	return p.with(func(fd int) error {
+	return p.with(func(held *pidfd.Process) error {
 		_ = unix.Kill(-p.PID, unix.SIGKILL) // what it has forked; it leads its group
-		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("kill process %d: %w", p.PID, err)
-		}
-		return waitPidfd(ctx, fd, p.PID)
+		return held.Kill(ctx)
 	})
 }
 
 // Wait waits until the process has ended, whoever ends it.
 func (p Process) Wait(ctx context.Context) error {
-	return p.with(func(fd int) error { return waitPidfd(ctx, fd, p.PID) })
+	return p.with(func(held *pidfd.Process) error { return held.Wait(ctx) })
 }
 
-// with calls f with a descriptor of the process, unless it has ended.
-func (p Process) with(f func(fd int) error) error {
-	if p.PID <= 1 {
-		return nil
+// with holds the process and calls f with it, unless it has ended.
+func (p Process) with(f func(*pidfd.Process) error) error {
+	held, err := pidfd.Open(p.PID)
+	if err != nil || held == nil {
+		return err
 	}
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("process %d: %w", p.PID, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	// The descriptor holds whoever has the id now; it is ours only if it also started then.
+	defer held.Close()
+	// Held is whoever has the id now; it is ours only if it also started then.
 	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks {
 		return nil
 	}
-	return f(fd)
-}
-
-func waitPidfd(ctx context.Context, fd, pid int) error {
-	for {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 50)
-		if ready > 0 {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("process %d does not end: %w", pid, ctx.Err())
-		}
-	}
+	return f(held)
 }
 
 // child is a running child process.

@@ -26,6 +26,10 @@ const (
 	flushTimeout  = 3 * time.Second
 )
 
+// contactTimeout is how long nobody may connect to a new daemon. containerd does as soon as it has read the address;
+// if the start command was killed just before it printed that, nobody knows of this daemon, or ever will.
+const contactTimeout = time.Minute
+
 // serve is the daemon: it answers containerd until Shutdown, or a signal, ends it.
 func serve(o options, c Config) (err error) {
 	report := os.NewFile(readyFD, "ready")
@@ -67,7 +71,7 @@ func serve(o options, c Config) (err error) {
 	report = nil
 	if err == nil {
 		log.Info("shim started", "pid", os.Getpid())
-		err = waitForEnd(signals, done, front, log)
+		err = waitForEnd(signals, done, front, contactTimeout, log)
 	}
 	return errors.Join(err, leave(service, front, events, log))
 }
@@ -87,9 +91,18 @@ func tellReady(bundle string, report *os.File) error {
 }
 
 // waitForEnd returns when the daemon is to go: nil if it was asked to.
-func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, f *front, log *slog.Logger) error {
+func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, f *front, contact time.Duration, log *slog.Logger) error {
+	lonely := time.NewTimer(contact)
+	defer lonely.Stop()
+	met := f.clients.met
 	for {
 		select {
+		case <-met:
+			lonely.Stop()
+			met = nil
+		case <-lonely.C:
+			log.Warn("shim shuts down: nobody has connected to it, so nobody knows of it", "waited", contact)
+			return nil
 		case <-done:
 			log.Info("shim shuts down: nothing is left in it")
 			return nil

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/katadirect/katadirect/internal/pidfd"
 )
 
 // cleanupTimeout is a little less than containerd gives the command.
@@ -84,27 +86,21 @@ func endDaemon(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", pidFile, err)
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
+	daemon, err := pidfd.Open(pid)
 	if err != nil {
-		return fmt.Errorf("open process %d: %w", pid, err)
+		return err
 	}
-	defer unix.Close(fd)
-	// The descriptor holds the process; only now can the number not be somebody else's.
+	defer daemon.Close()
+	// It is held; only now can the number not be somebody else's.
 	if !isDaemon(pid, o.id) {
 		return nil
 	}
 	grace, cancel := context.WithTimeout(ctx, leaveGrace)
 	defer cancel()
-	if awaitEnd(grace, fd) == nil {
+	if daemon.Wait(grace) == nil {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill the shim: %w", err)
-	}
-	return awaitEnd(ctx, fd)
+	return daemon.Kill(ctx)
 }
 
 // isDaemon tells by its command line whether the process is the daemon for that container.
@@ -114,24 +110,6 @@ func isDaemon(pid int, id string) bool {
 		return false
 	}
 	return bytes.Contains(cmdline, []byte("-publish-binary\x00")) && bytes.Contains(cmdline, []byte("\x00-id\x00"+id+"\x00"))
-}
-
-// awaitEnd waits for the end of the process behind a pidfd.
-func awaitEnd(ctx context.Context, fd int) error {
-	deadline, _ := ctx.Deadline()
-	for {
-		wait := int(time.Until(deadline).Milliseconds())
-		if wait <= 0 {
-			return errors.New("the shim does not end")
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if n > 0 {
-			return nil
-		}
-	}
 }
 
 // detach unmounts a root file system that was mounted in the host's own namespace. The daemon's mounts are in its own

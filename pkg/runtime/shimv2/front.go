@@ -21,7 +21,7 @@ type front struct {
 }
 
 func newFront(l net.Listener, s Service) (*front, error) {
-	f := &front{listener: l, served: make(chan struct{})}
+	f := &front{listener: l, served: make(chan struct{}), clients: clients{met: make(chan struct{})}}
 	var err error
 	f.server, err = ttrpc.NewServer(
 		ttrpc.WithServerHandshaker(&f.clients),
@@ -58,7 +58,11 @@ func (f *front) close(limit time.Duration) {
 }
 
 // clients lets in whoever is the user that the shim runs as, and counts them.
-type clients struct{ open sync.WaitGroup }
+type clients struct {
+	open  sync.WaitGroup
+	met   chan struct{} // closed when the first has been let in
+	first sync.Once
+}
 
 var sameUser = ttrpc.UnixSocketRequireSameUser()
 
@@ -69,6 +73,7 @@ func (c *clients) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, 
 		return nil, nil, err
 	}
 	c.open.Add(1)
+	c.first.Do(func() { close(c.met) })
 	return &client{approved, sync.OnceFunc(c.open.Done)}, credentials, nil
 }
 

@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/katadirect/katadirect/internal/pidfd"
 )
 
 // patience bounds every wait for something that must happen.
@@ -126,15 +128,15 @@ func (d daemon) socket() string { return strings.TrimPrefix(d.address, "unix://"
 // awaitEnd waits for the daemon's process to be gone.
 func (r *rig) awaitEnd(pid int) {
 	r.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
+	process, err := pidfd.Open(pid)
 	if err != nil {
-		return
+		r.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer process.Close()
 	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
-	if err := awaitEnd(ctx, fd); err != nil {
-		r.Fatalf("process %d: %v", pid, err)
+	if err := process.Wait(ctx); err != nil {
+		r.Fatal(err)
 	}
 }
 

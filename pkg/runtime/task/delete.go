@@ -44,6 +44,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	} else if err := s.remove(ctx, c); err != nil {
 		return nil, fmt.Errorf("delete container %s: %w", c.id, err)
 	}
+	p.stdio.close() // containerd has read what it wants of the output
 	exit, _ := p.exit()
 	if err := move(p.life, "finish deleting", deleting.done); err != nil {
 		return nil, err

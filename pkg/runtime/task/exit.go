@@ -22,7 +22,7 @@ const (
 
 // watch follows a started process to its end and reports it. The order is fixed:
 //
-//  1. its output is complete in containerd's fifos
+//  1. its output is complete in containerd's fifos, which are closed when they have been read
 //  2. its exit status is known, and so the agent has forgotten it
 //  3. a container's execs have been reported before
 //  4. State says stopped, then TaskExit is published, then Wait returns
@@ -30,7 +30,7 @@ const (
 func (s *Service) watch(c *container, p *process) {
 	s.drain(c, p)
 	exit := s.reap(c, p)
-	p.stdio.close()
+	p.stdio.finish()
 	if p == c.init {
 		s.endExecs(c)
 	}
@@ -60,7 +60,16 @@ func (s *Service) drain(c *container, p *process) {
 
 // reap gets the exit status from the guest.
 func (s *Service) reap(c *container, p *process) Exit {
-	status, err := c.pod.Wait(c.pod.alive, c.id, p.exec)
+	ctx, cancel := context.WithCancel(c.pod.alive)
+	defer cancel()
+	go func() { // the end of one that the guest did not end is reported all the same
+		select {
+		case <-p.exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	status, err := c.pod.Wait(ctx, c.id, p.exec)
 	exit := Exit{Status: uint32(status), At: time.Now()}
 	switch {
 	case err == nil && (status < 0 || status > maxStatus):
@@ -68,6 +77,7 @@ func (s *Service) reap(c *container, p *process) Exit {
 		p.log.Error("exit status that no process has", "status", exit.Status, "guest", status)
 	case err == nil:
 		p.log.Info("process exited", "status", exit.Status)
+	case isClosed(p.exited):
 	case c.pod.dying(context.Background()):
 		exit.Status = statusKilled
 		p.log.Warn("process is gone with its machine", "status", exit.Status, "reason", context.Cause(c.pod.alive))
@@ -123,5 +133,14 @@ func (s *Service) exited(c *container, p *process, e Exit) {
 func (s *Service) notStarted(p *process, e Exit) {
 	if move(p.life, "give up", func(st starting) state { return st.exit(e) }) == nil {
 		close(p.exited)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }

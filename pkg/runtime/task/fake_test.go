@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -24,6 +25,10 @@ type fakeSandbox struct {
 	oom   chan string
 	stats *agentproto.StatsContainerResponse
 	lie   int // what is told of every exit, if not 0
+
+	mute    bool         // reads of output are never answered
+	deaf    atomic.Bool  // signals change nothing
+	reading atomic.Int64 // such reads
 
 	mu        sync.Mutex
 	specs     map[string]*specs.Process // created containers by id
@@ -150,6 +155,9 @@ func (f *fakeSandbox) Signal(ctx context.Context, id, execID string, sig syscall
 	if err != nil {
 		return err
 	}
+	if f.deaf.Load() {
+		return nil
+	}
 	pid := p.cmd.Process.Pid
 	if all {
 		pid = -pid
@@ -190,17 +198,36 @@ func (p *fakeProcess) close() {
 	p.stderr.Close()
 }
 
-func (f *fakeSandbox) Stdin(id, execID string) io.WriteCloser {
+func (f *fakeSandbox) Stdin(_ context.Context, id, execID string) io.WriteCloser {
 	p, _ := f.find(id, execID)
 	return p.stdin
 }
 
-func (f *fakeSandbox) Stdout(id, execID string) io.Reader {
+// silence is a stream whose reads wait for ever.
+type silence struct {
+	ctx     context.Context
+	reading *atomic.Int64
+}
+
+func (s silence) Read([]byte) (int, error) {
+	s.reading.Add(1)
+	defer s.reading.Add(-1)
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
+}
+
+func (f *fakeSandbox) Stdout(ctx context.Context, id, execID string) io.Reader {
+	if f.mute {
+		return silence{ctx, &f.reading}
+	}
 	p, _ := f.find(id, execID)
 	return p.stdout
 }
 
-func (f *fakeSandbox) Stderr(id, execID string) io.Reader {
+func (f *fakeSandbox) Stderr(ctx context.Context, id, execID string) io.Reader {
+	if f.mute {
+		return silence{ctx, &f.reading}
+	}
 	p, _ := f.find(id, execID)
 	return p.stderr
 }

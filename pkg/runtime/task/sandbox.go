@@ -26,10 +26,10 @@ type Sandbox interface {
 	Wait(ctx context.Context, id, execID string) (int, error)
 
 	// Stdin's Close closes the stream in the guest. Stdout and Stderr end with io.EOF when the process has ended,
-	// and with another error when the machine has. With a terminal everything arrives on Stdout.
-	Stdin(id, execID string) io.WriteCloser
-	Stdout(id, execID string) io.Reader
-	Stderr(id, execID string) io.Reader
+	// and with another error when the machine or ctx has. With a terminal everything arrives on Stdout.
+	Stdin(ctx context.Context, id, execID string) io.WriteCloser
+	Stdout(ctx context.Context, id, execID string) io.Reader
+	Stderr(ctx context.Context, id, execID string) io.Reader
 	ResizeTerminal(ctx context.Context, id, execID string, width, height uint32) error
 
 	Pause(ctx context.Context, id string) error

@@ -86,10 +86,12 @@ func (s *Service) launch(ctx context.Context, c *container, p *process) (err err
 		}
 		return err
 	}
+	streams, end := context.WithCancel(c.pod.alive)
 	p.stdio.start(guest{
-		stdin:  c.pod.Stdin(c.id, p.exec),
-		stdout: c.pod.Stdout(c.id, p.exec),
-		stderr: c.pod.Stderr(c.id, p.exec),
+		stdin:  c.pod.Stdin(streams, c.id, p.exec),
+		stdout: c.pod.Stdout(streams, c.id, p.exec),
+		stderr: c.pod.Stderr(streams, c.id, p.exec),
+		end:    end,
 	})
 	return nil
 }

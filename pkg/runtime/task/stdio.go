@@ -28,10 +28,11 @@ type StdioConfig struct {
 	Terminal              bool
 }
 
-// guest is the other end of the streams.
+// guest is the other end of the streams. What waits for the guest there is ended by end.
 type guest struct {
 	stdin          io.WriteCloser
 	stdout, stderr io.Reader
+	end            func()
 }
 
 // stdio is one process's three streams, opened on this side. All methods are safe to call at any time, in any order.
@@ -43,6 +44,10 @@ type stdio struct {
 	stdout, stderr *output // nil: read and thrown away, so that the process is not held up
 	outputs        sync.WaitGroup
 	input          sync.WaitGroup
+
+	mu     sync.Mutex
+	end    func() // guarded by mu; nil before start
+	closed bool   // guarded by mu
 }
 
 // openStdio opens the streams. It waits until containerd has opened the other end of the outputs, which it is doing at
@@ -73,6 +78,12 @@ func openStdio(ctx context.Context, c StdioConfig, log *slog.Logger) (_ *stdio, 
 
 // start begins to copy. It returns at once; drained tells when the output is complete.
 func (s *stdio) start(g guest) {
+	s.mu.Lock()
+	s.end = g.end
+	if s.closed {
+		g.end()
+	}
+	s.mu.Unlock()
 	if s.stdin != nil {
 		if err := s.stdin.begin(); err != nil {
 			s.log.Warn("stdin ends with its first client", "error", err)
@@ -110,7 +121,7 @@ func (s *stdio) copyOut(name string, to *output, from io.Reader) {
 	if lost := to.lost.Load(); lost > 0 {
 		s.log.Warn("output that nobody read was thrown away", "stream", name, "bytes", lost)
 	}
-	to.close()
+	to.finish()
 }
 
 // copyStream is io.Copy with a large pooled buffer; a source or sink that can do without one is left to it.
@@ -158,8 +169,23 @@ func (s *stdio) closeStdin() {
 	}
 }
 
+// finish lets containerd see the end of the output of a process that has ended. What it has not read yet it can still
+// read, until close: it may be away, and find the process ended when it comes back.
+func (s *stdio) finish() {
+	s.endGuest()
+	if s.stdin != nil {
+		s.stdin.close()
+	}
+	for _, o := range []*output{s.stdout, s.stderr} {
+		if o != nil {
+			o.finish()
+		}
+	}
+}
+
 // close gives everything back. Copying that is still under way ends with an error.
 func (s *stdio) close() {
+	s.endGuest()
 	if s.stdin != nil {
 		s.stdin.close()
 	}
@@ -167,5 +193,15 @@ func (s *stdio) close() {
 		if o != nil {
 			o.close()
 		}
+	}
+}
+
+// endGuest ends what waits for the guest: one that does not answer must not hold a goroutine and a buffer for ever.
+func (s *stdio) endGuest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.end != nil {
+		s.end()
 	}
 }

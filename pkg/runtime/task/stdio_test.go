@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -314,4 +315,80 @@ func TestATerminalHasOneStreamAndASize(t *testing.T) {
 	}
 	r.wait("c1", "")
 	wantEqual(t, "output", string(output()), "hello\n")
+}
+
+// containerd may be away when a process ends, and comes for its output afterwards.
+func TestOutputThatNobodyHasReadOutlivesTheProcess(t *testing.T) {
+	t.Parallel()
+	want := noise(50_000) // less than a fifo holds
+	file := inFile(t, want)
+	r := newRig(t, hooks{})
+	stdout := fifo(t)
+	containerd, err := os.OpenFile(stdout, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.create(spec{id: "c1", args: sh("cat " + file), io: StdioConfig{Stdout: stdout}})
+	containerd.Close()
+	r.start("c1", "")
+	r.await("exit c1")
+	wantEqual(t, "exit status", r.wait("c1", ""), 0)
+
+	// Opened as containerd does: that alone waits for somebody who has the other end open.
+	got := make(chan []byte, 1)
+	go func() {
+		data, _ := os.ReadFile(stdout)
+		got <- data
+	}()
+	select {
+	case data := <-got:
+		wantBytes(t, "output read after the end", data, want)
+	case <-time.After(patience):
+		t.Fatal("the output is not to be had, or does not end")
+	}
+}
+
+func TestOutputThatNobodyWantsEndsWithTheDelete(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	stdout := fifo(t)
+	containerd, err := os.OpenFile(stdout, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.create(spec{id: "c1", args: sh("echo unread"), io: StdioConfig{Stdout: stdout}})
+	containerd.Close()
+	r.start("c1", "")
+	r.await("exit c1")
+	if _, err := r.delete("c1", ""); err != nil {
+		t.Fatal(err)
+	}
+	// With nobody on the other side there is nobody to write to.
+	if f, err := os.OpenFile(stdout, os.O_WRONLY|unix.O_NONBLOCK, 0); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("the shim still holds the fifo: %v", err)
+		f.Close()
+	}
+}
+
+// A guest that does not answer a read must not keep a goroutine and its buffer once the process is given up.
+func TestAStreamThatTheGuestNeverAnswersEndsWithItsProcess(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.sandbox.mute = true
+	r.service.killLimit = 50 * time.Millisecond
+	r.run(spec{id: "c1", args: forever()})
+	r.exec("c1", "e1", forever(), StdioConfig{})
+	r.start("c1", "e1")
+	r.sandbox.deaf.Store(true) // it does not end what it is told to
+	if err := r.kill("c1", "e1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "status of the exec that was given up", r.wait("c1", "e1"), 137)
+	limit := time.Now().Add(patience)
+	for r.sandbox.reading.Load() > 2 { // the container's own two go on
+		if time.Now().After(limit) {
+			t.Fatalf("%d reads wait for the guest", r.sandbox.reading.Load())
+		}
+		time.Sleep(time.Millisecond)
+	}
 }

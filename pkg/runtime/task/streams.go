@@ -81,7 +81,11 @@ func hungUp(f *os.File) bool {
 // reads again.
 type output struct {
 	file     *os.File
-	keepOpen *os.File
+	keepOpen *os.File      // nil for a file
+	done     chan struct{} // closed by close
+
+	closing, finishing sync.Once
+
 	hurrying atomic.Bool
 	stalled  atomic.Bool
 	lost     atomic.Int64
@@ -111,7 +115,7 @@ func openOutput(ctx context.Context, name string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &output{file: file}, nil
+	return &output{file: file, done: make(chan struct{})}, nil
 }
 
 func openLogFile(path string) (*output, error) {
@@ -122,7 +126,7 @@ func openLogFile(path string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &output{file: file}, nil
+	return &output{file: file, done: make(chan struct{})}, nil
 }
 
 // openFIFO meets the reader. Opened in any other way the fifo could be written and closed before containerd has it
@@ -149,7 +153,7 @@ func openFIFO(ctx context.Context, path string) (*output, error) {
 	if gaveUp != nil && err == nil {
 		got = <-opened
 	}
-	o := &output{file: got.file, keepOpen: keepOpen}
+	o := &output{file: got.file, keepOpen: keepOpen, done: make(chan struct{})}
 	if err := errors.Join(gaveUp, got.err, err); err != nil {
 		o.close()
 		return nil, err
@@ -183,7 +187,48 @@ func (o *output) hurry() {
 // setDeadline reaches a write that is waiting, too. Regular files never wait and have no deadlines.
 func (o *output) setDeadline() { _ = o.file.SetWriteDeadline(time.Now().Add(stallLimit)) }
 
+// Waits between looks at whether a fifo has been read double from lookMin to lookMax.
+const (
+	lookMin = time.Millisecond
+	lookMax = 100 * time.Millisecond
+)
+
+// finish closes the output as soon as everything in it has been read. It returns at once.
+func (o *output) finish() { o.finishing.Do(o.closeWhenRead) }
+
+func (o *output) closeWhenRead() {
+	if !o.unread() {
+		o.close()
+		return
+	}
+	go func() {
+		for look := lookMin; o.unread(); look = min(2*look, lookMax) {
+			select {
+			case <-time.After(look):
+			case <-o.done:
+				return
+			}
+		}
+		o.close()
+	}()
+}
+
+// unread tells whether there is something in the fifo that nobody has read.
+func (o *output) unread() bool {
+	if o.keepOpen == nil {
+		return false
+	}
+	conn, err := o.keepOpen.SyscallConn()
+	if err != nil {
+		return false
+	}
+	waiting := 0
+	err = conn.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return err == nil && waiting > 0
+}
+
 func (o *output) close() {
+	o.closing.Do(func() { close(o.done) })
 	o.file.Close() // of nil an error, and harmless
 	o.keepOpen.Close()
 }
