@@ -14,6 +14,15 @@ import (
 // runtime refuses every other one.
 const VolumeTypeDirect = "directvol"
 
+// Other volume types that are read.
+const (
+	// VolumeTypeBlock is in Kata's documents, for what it writes as VolumeTypeDirect. Without a file system it is ours:
+	// a raw block volume.
+	VolumeTypeBlock = "block"
+	// VolumeTypeEphemeral is what shims write for the block emptyDirs that they make themselves.
+	VolumeTypeEphemeral = "blk"
+)
+
 // Keys of Record.Metadata. Those with a slash are ours and mean nothing to other runtimes; the others are Kata's.
 const (
 	// MetadataVolumeID is the CSI volume id.
@@ -24,6 +33,12 @@ const (
 	MetadataBacking = "katadirect.io/backing"
 	// MetadataFormat is FormatIfBlank when the guest may format a device proven blank. Absent: never format.
 	MetadataFormat = "katadirect.io/format"
+	// MetadataRootMode are the permissions of the root folder of a file system that the guest makes, octal. Only a
+	// shim's own block emptyDirs have it.
+	MetadataRootMode = "katadirect.io/root-mode"
+	// MetadataCreateFilesystem is Kata's for a file system that is made at every mount. This project writes it for block
+	// emptyDirs only.
+	MetadataCreateFilesystem = "createFilesystem"
 	// MetadataFSGroup is the group that owns the volume's files, a decimal number from 1.
 	MetadataFSGroup = "fsGroup"
 	// MetadataFSGroupChangePolicy is "Always" or "OnRootMismatch", as in a pod's securityContext.
@@ -49,7 +64,8 @@ type Record struct {
 	VolumeType string `json:"volume-type"`
 	// Device is the absolute host path of a block special or regular file with the raw bytes of the disk.
 	Device string `json:"device"`
-	// FSType is the file system the guest mounts, e.g. "ext4".
+	// FSType is the file system the guest mounts, e.g. "ext4". It is empty for a raw block volume, which a VolumeType
+	// of VolumeTypeBlock must say, and is not mounted at all.
 	FSType string `json:"fstype"`
 	// Metadata carries the keys above. Runtimes ignore keys they do not know.
 	Metadata map[string]string `json:"metadata,omitempty"`
@@ -77,16 +93,17 @@ func (r Record) ReadOnly() bool {
 // It does not look at the device: that is for the one who claims it.
 func (r Record) Validate() error {
 	switch r.VolumeType {
-	case "", VolumeTypeDirect, "block", "blk":
-		// "block" is in Kata's documents, "blk" in what Kata's shims write for their own block emptyDirs.
+	case "", VolumeTypeDirect, VolumeTypeBlock, VolumeTypeEphemeral:
 	default:
 		return invalidf("volume-type %q is not %q", r.VolumeType, VolumeTypeDirect)
 	}
 	if err := validateDevice(r.Device); err != nil {
 		return err
 	}
-	if err := validateFSType(r.FSType); err != nil {
-		return err
+	if r.FSType != "" || r.VolumeType != VolumeTypeBlock {
+		if err := validateFSType(r.FSType); err != nil {
+			return err
+		}
 	}
 	for _, option := range r.Options {
 		if err := validateOption(option); err != nil {

@@ -207,7 +207,7 @@ func TestASecondPodIsRefusedWhileTheFirstLives(t *testing.T) {
 
 func TestManyVolumesInOnePod(t *testing.T) {
 	n := artifacts.Node(t, lab.Debian)
-	const count = 5
+	const count = 24
 	uid := uuid.NewString()
 	var mounts []lab.Mount
 	for i := range count {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -28,14 +29,27 @@ func (s *Sandbox) addDevices(ctx context.Context, spec *specs.Spec, devices []*a
 		if err != nil {
 			return fmt.Errorf("device %q at %q: %w", d.GetId(), d.GetContainerPath(), err)
 		}
-		setDevice(spec.Linux, d.GetContainerPath(), disk)
+		setDevice(spec.Linux, d.GetContainerPath(), disk, accessOf(d.GetOptions()))
 	}
 	return nil
 }
 
+// optionAccess, of a Device, is what of "rwm" the container may do with it. It
+// is this project's own; a device without it may be used in every way.
+const optionAccess = "katadirect.io/access="
+
+func accessOf(options []string) string {
+	for _, option := range options {
+		if access, ok := strings.CutPrefix(option, optionAccess); ok && strings.Trim(access, "rwm") == "" && access != "" {
+			return access
+		}
+	}
+	return "rwm"
+}
+
 // setDevice puts the guest's device into the specification, with the owner and
 // mode that the host's had there.
-func setDevice(linux *specs.Linux, path string, disk device.Disk) {
+func setDevice(linux *specs.Linux, path string, disk device.Disk, access string) {
 	entry := specs.LinuxDevice{Path: path}
 	at := -1
 	for i := range linux.Devices {
@@ -54,7 +68,7 @@ func setDevice(linux *specs.Linux, path string, disk device.Disk) {
 	}
 	if linux.Resources != nil && len(linux.Resources.Devices) > 0 {
 		linux.Resources.Devices = append(linux.Resources.Devices, specs.LinuxDeviceCgroup{
-			Allow: true, Type: "b", Major: &entry.Major, Minor: &entry.Minor, Access: "rwm",
+			Allow: true, Type: "b", Major: &entry.Major, Minor: &entry.Minor, Access: access,
 		})
 	}
 }

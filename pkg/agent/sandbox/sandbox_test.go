@@ -70,8 +70,8 @@ func TestTheGuestsDeviceTakesThePlaceOfTheHosts(t *testing.T) {
 		Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 	}
 	disk := device.Disk{Name: "vdb", Major: 254, Minor: 16}
-	setDevice(linux, "/dev/xvda", disk)
-	setDevice(linux, "/dev/new", disk)
+	setDevice(linux, "/dev/xvda", disk, accessOf(nil))
+	setDevice(linux, "/dev/new", disk, accessOf([]string{"katadirect.io/access=r"}))
 	if d := linux.Devices[0]; d.Type != "b" || d.Major != 254 || d.Minor != 16 || d.FileMode != &mode || d.UID != &uid {
 		t.Errorf("%+v", d)
 	}
@@ -79,7 +79,8 @@ func TestTheGuestsDeviceTakesThePlaceOfTheHosts(t *testing.T) {
 		t.Errorf("%+v", linux.Devices)
 	}
 	rules := linux.Resources.Devices
-	if len(rules) != 3 || !rules[1].Allow || *rules[1].Major != 254 || *rules[1].Minor != 16 {
+	if len(rules) != 3 || !rules[1].Allow || *rules[1].Major != 254 || *rules[1].Minor != 16 || rules[1].Access != "rwm" ||
+		rules[2].Access != "r" {
 		t.Errorf("rules %+v", rules)
 	}
 }

@@ -18,6 +18,7 @@ const (
 	FeatureGrowOnMount   = "katadirect.grow-on-mount"
 	FeatureFreeze        = "katadirect.freeze"
 	FeatureSubPath       = "katadirect.subpath"
+	FeatureDeviceRules   = "katadirect.device-rules"
 )
 
 // CreateSandbox makes what the pod's containers share.
@@ -43,7 +44,7 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 			StorageHandlers: storage.Drivers(),
 			SupportsSeccomp: true,
 			ExtraFeatures: []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze,
-				FeatureSubPath},
+				FeatureSubPath, FeatureDeviceRules},
 		},
 	}
 	if req.GetMemBlockSize() {

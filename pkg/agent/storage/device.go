@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
@@ -82,6 +84,11 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 			// The shim asks this of every volume, also of types that no kernel can grow in use.
 			slog.Info("the file system stays in its size", "mount_point", r.mountPoint, "fstype", r.fstype)
 		case err != nil:
+			return nil, err
+		}
+	}
+	if r.rootMode != 0 && (content.Blank() || content.Unfinished) {
+		if err := unix.Chmod(r.mountPoint, r.rootMode); err != nil {
 			return nil, err
 		}
 	}

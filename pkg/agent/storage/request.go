@@ -3,6 +3,7 @@ package storage
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
@@ -19,6 +20,9 @@ const (
 	// smaller than its device as soon as it is mounted.
 	OptionGrow = "katadirect.io/grow"
 
+	// OptionRootMode are the permissions, octal, of the root folder of a file
+	// system that is made for this request.
+	OptionRootMode = "katadirect.io/root-mode"
 	// OptionSubPath, of DriverSubPath, is the part of the volume, relative to
 	// its root.
 	OptionSubPath = "katadirect.io/subpath"
@@ -47,6 +51,7 @@ type request struct {
 	formatIfBlank bool
 	ephemeral     bool // what is formatted need not survive the machine
 	growOnMount   bool
+	rootMode      uint32 // 0 for what mkfs makes
 
 	inside string // of DriverSubPath
 
@@ -91,6 +96,10 @@ func (r *request) driverOption(option string) error {
 		return known(option, r.growOnMount)
 	case OptionSubPath:
 		r.inside = value
+	case OptionRootMode:
+		mode, err := strconv.ParseUint(value, 8, 12)
+		r.rootMode = uint32(mode)
+		return known(option, err == nil)
 	case optionCreateFilesystem:
 		r.formatIfBlank, r.ephemeral = true, true
 	case optionEncryptionKey:

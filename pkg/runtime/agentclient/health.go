@@ -25,6 +25,8 @@ type Features struct {
 	Freeze bool
 	// SubPath: it mounts a part of a volume, made if it is missing, without following links out of the volume.
 	SubPath bool
+	// DeviceRules: it applies the device cgroup rules that it is sent, and adds those for the disks it is told of.
+	DeviceRules bool
 }
 
 // Names under which the agent tells its features, in AgentDetails.extra_features.
@@ -34,6 +36,7 @@ const (
 	featureGrowOnMount   = "katadirect.grow-on-mount"
 	featureFreeze        = "katadirect.freeze"
 	featureSubPath       = "katadirect.subpath"
+	featureDeviceRules   = "katadirect.device-rules"
 )
 
 // Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
@@ -55,6 +58,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		GrowOnMount:   has(featureGrowOnMount),
 		Freeze:        has(featureFreeze),
 		SubPath:       has(featureSubPath),
+		DeviceRules:   has(featureDeviceRules),
 	}
 	return c.features, nil
 }

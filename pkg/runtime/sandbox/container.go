@@ -43,17 +43,23 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 	defer undo.OnError(ctx, &err)
 	undo.Push("forget the container", func(context.Context) error { s.forget(c); return nil })
 
-	rootfs, err := s.shareRootfs(ctx, r, &undo)
+	rootfs, storages, err := s.rootfs(ctx, r, &undo)
 	if err != nil {
 		return err
 	}
-	mounts, storages, err := s.mounts(ctx, r, &undo)
+	mounts, more, err := s.mounts(ctx, r, &undo)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", r.ID, err)
+	}
+	storages = append(storages, more...)
+	devices, err := s.blockDevices(ctx, r)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", r.ID, err)
 	}
 	spec, sandboxPIDNS, err := guestspec.For(r.Spec, guestspec.Guest{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: rootfs, Mounts: mounts,
 		Seccomp: s.features.Seccomp && !s.config.Runtime.DisableGuestSeccomp,
+		Disks:   containerPaths(devices), DeviceRules: s.deviceRules(r.Spec),
 	})
 	if err != nil {
 		return err
@@ -66,7 +72,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 	// Before the call: one that failed half way may have left something.
 	undo.Push("remove the container in the guest", func(ctx context.Context) error { return s.removeInGuest(ctx, c) })
 	_, err = s.agent.CreateContainer(ctx, &agentproto.CreateContainerRequest{
-		ContainerId: r.ID, ExecId: r.ID, Storages: storages, OCI: agentproto.SpecToProto(spec), SandboxPidns: sandboxPIDNS,
+		ContainerId: r.ID, ExecId: r.ID, Devices: devices, Storages: storages, OCI: agentproto.SpecToProto(spec), SandboxPidns: sandboxPIDNS,
 	})
 	return err
 }
@@ -161,6 +167,9 @@ func (s *Sandbox) mounts(ctx context.Context, r ContainerRequest, undo *rollback
 
 // hostBind gives the volume recorded for the mount's source, or if there is none the source itself.
 func (s *Sandbox) hostBind(ctx context.Context, id string, m specs.Mount) (specs.Mount, []*agentproto.Storage, error) {
+	if err := s.prepareEmptyDir(ctx, m.Source); err != nil {
+		return m, nil, err
+	}
 	use, err := s.volumes.Attach(ctx, id, m.Source)
 	if err == nil {
 		return guestspec.FromGuest(m, use.GuestPath), use.Storages, nil

@@ -7,16 +7,22 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/config"
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
 
 // shimMode, set in the environment, makes this test binary a shim that waits to be killed.
 const shimMode = "SANDBOX_TEST_SHIM"
+
+// anEmptyDir is the folder of one, as kubelet names it.
+const anEmptyDir = "pods/uid/volumes/kubernetes.io~empty-dir/cache"
 
 // TestShimToBeKilled is the other process of the test below, and no test by itself.
 func TestShimToBeKilled(t *testing.T) {
@@ -24,8 +30,10 @@ func TestShimToBeKilled(t *testing.T) {
 		t.Skip("it is run by TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp")
 	}
 	h := newHost(t)
+	h.options.Config.Runtime.EmptyDirMode = config.EmptyDirBlock
 	s := h.create()
-	if err := s.CreateContainer(t.Context(), h.container("c1", bind(h.folder("dir"), "/dir"), h.volume("v"))); err != nil {
+	if err := s.CreateContainer(t.Context(), h.container("c1", bind(h.folder("dir"), "/dir"), h.volume("v"),
+		bind(h.folder(anEmptyDir), "/cache"))); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Printf("\nready %s\n", h.dir)
@@ -61,6 +69,11 @@ func TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp(t *testing.T) {
 		t.Fatalf("state %+v, %v", left, err)
 	}
 
+	image := filepath.Join(dir, anEmptyDir, "disk.img")
+	if _, err := os.Stat(image); err != nil || !slices.Equal(left.EmptyDirs, []string{filepath.Dir(image)}) {
+		t.Errorf("the emptyDir's disk: %v; written down: %q", err, left.EmptyDirs)
+	}
+
 	if err := shim.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +93,12 @@ func TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.nothingLeft()
+	if _, err := os.Lstat(image); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the disk of the emptyDir is left: %v", err)
+	}
+	if entries, err := h.roots.records().List(t.Context()); err != nil || len(entries) != 1 {
+		t.Errorf("records: %+v, %v; want that of the volume only", entries, err)
+	}
 }
 
 // A shim that lives without its pid file, or a machine without its own, is not found and so not killed.

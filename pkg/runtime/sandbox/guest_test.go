@@ -61,7 +61,8 @@ func newMachineHost(t *testing.T) *host {
 	h.options.Config.Hypervisor.Kernel, h.options.Config.Hypervisor.Initrd = img.Kernel, img.Initrd
 	h.options.Config.Hypervisor.MemoryMiB = 256
 	h.options.Log = slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	for _, tool := range []string{"sh", "cat", "df", "sleep", "mount", "sync", "stat", "true", "head"} {
+	for _, tool := range []string{"sh", "cat", "df", "sleep", "mount", "sync", "stat", "true", "head",
+		"dd", "mknod", "ls", "wc", "touch", "mkdir"} {
 		h.folder("busybox/bin")
 		if err := os.Symlink("busybox", h.dir+"/busybox/bin/"+tool); err != nil {
 			t.Fatal(err)

@@ -49,7 +49,8 @@ type Sandbox struct {
 	resizes  atomic.Uint64
 	failures atomic.Uint64 // of resizes
 
-	stopping sync.Mutex // one Stop at a time
+	stopping       sync.Mutex // one Stop at a time
+	makingEmptyDir sync.Mutex // one disk of an emptyDir at a time
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container

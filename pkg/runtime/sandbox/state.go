@@ -22,6 +22,8 @@ type remains struct {
 	Daemon share.Process `json:"virtiofsd"`
 	// Rootfs are the paths at which root file systems are mounted.
 	Rootfs []string `json:"rootfs"`
+	// EmptyDirs are the folders of emptyDir volumes behind which there is a disk, or was to be.
+	EmptyDirs []string `json:"emptyDirs,omitempty"`
 }
 
 // maxStateBytes bounds persist.json: a few hundred containers.
@@ -62,6 +64,26 @@ func (f *stateFile) removeRootfs(container string) error {
 	}
 	delete(f.rootfs, container)
 	return f.write()
+}
+
+func (f *stateFile) addEmptyDir(dir string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now.EmptyDirs = append(f.now.EmptyDirs, dir)
+	return f.write()
+}
+
+func (f *stateFile) removeEmptyDir(dir string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now.EmptyDirs = slices.DeleteFunc(f.now.EmptyDirs, func(d string) bool { return d == dir })
+	return f.write()
+}
+
+func (f *stateFile) emptyDirs() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.now.EmptyDirs)
 }
 
 func (f *stateFile) write() error {

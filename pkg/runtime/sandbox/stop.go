@@ -48,6 +48,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		s.management.Close(ctx),
 		s.share.Close(ctx),
 		s.volumes.Release(ctx),
+		removeEmptyDirs(ctx, s.roots.records(), s.state.emptyDirs()),
 		removeFile(filepath.Join(s.bundle, monitorAddress)),
 	)
 	if err == nil {
@@ -124,6 +125,7 @@ func Cleanup(ctx context.Context, id string, roots Roots) error {
 	err := errors.Join(
 		share.Cleanup(ctx, roots.Share, id, left.Daemon, left.Rootfs),
 		roots.records().ReleaseAll(ctx, id),
+		removeEmptyDirs(ctx, roots.records(), left.EmptyDirs),
 	)
 	if left.Bundle != "" {
 		err = errors.Join(err, removeFile(filepath.Join(left.Bundle, monitorAddress)))

@@ -23,7 +23,7 @@ const maxListed = 512
 func (s *Set) Describe(ctx context.Context) []directvolume.SandboxVolume {
 	ctx, cancel := context.WithTimeout(ctx, guestPatience)
 	defer cancel()
-	mounted, problem := s.mounted(ctx)
+	inGuest, problem := s.mountedInGuest(ctx)
 	all := []directvolume.SandboxVolume{} // "[]", not "null"
 	for _, d := range s.snapshot() {
 		v := directvolume.SandboxVolume{
@@ -31,7 +31,7 @@ func (s *Set) Describe(ctx context.Context) []directvolume.SandboxVolume {
 			Problem: problem,
 		}
 		s.describeRecord(ctx, &v)
-		if m := mounted[d.guestPath]; m != nil {
+		if m := inGuest[d.guestPath]; m != nil {
 			describeMount(&v, m)
 		}
 		if len(d.users) > 0 && problem == "" {
@@ -46,8 +46,8 @@ func (s *Set) Describe(ctx context.Context) []directvolume.SandboxVolume {
 	return all
 }
 
-// mounted asks the guest what is mounted; the agent of somebody else does not tell.
-func (s *Set) mounted(ctx context.Context) (map[string]*agentproto.MountedVolume, string) {
+// mountedInGuest asks the guest what is mounted; the agent of somebody else does not tell.
+func (s *Set) mountedInGuest(ctx context.Context) (map[string]*agentproto.MountedVolume, string) {
 	if !s.Features.Freeze {
 		return nil, ""
 	}
@@ -75,6 +75,9 @@ func (s *Set) snapshot() []seen {
 	defer s.mu.Unlock()
 	var all []seen
 	for _, d := range s.disks {
+		if d.kind == rootfs {
+			continue
+		}
 		v := seen{device: d.device, guestPath: d.guestPath, readOnly: d.readOnly, users: []string{}}
 		v.paths = slices.Sorted(maps.Keys(d.paths))
 		v.users = slices.AppendSeq(v.users, maps.Keys(d.users))

@@ -42,7 +42,7 @@ func (s *Set) withoutUser(container string) map[identity]*disk {
 
 // dropIfUnwanted unplugs a disk that nobody uses, unless the pod may come back to it.
 func (s *Set) dropIfUnwanted(ctx context.Context, id identity, d *disk) error {
-	if d.exposed {
+	if d.exposed && d.kind != rootfs {
 		wanted, err := s.recorded(ctx, d)
 		if wanted || err != nil {
 			return err
@@ -72,8 +72,12 @@ func (s *Set) drop(ctx context.Context, id identity, d *disk) error {
 	return errors.Join(failures...)
 }
 
-// recorded reports whether one of the volume's records is still there, readable or not.
+// recorded reports whether one of the volume's records is still there, readable or not. A raw device that never had
+// one is the pod's until its end.
 func (s *Set) recorded(ctx context.Context, d *disk) (bool, error) {
+	if len(d.paths) == 0 {
+		return true, nil
+	}
 	for path := range d.paths {
 		_, err := s.Records.Get(ctx, path)
 		if ctx.Err() != nil {

@@ -48,6 +48,8 @@ func (s *Set) freeze(ctx context.Context, d *disk, limit time.Duration) (*agentp
 	switch {
 	case !s.Features.Freeze:
 		return nil, ErrCannotFreeze
+	case d.kind == raw:
+		return nil, fmt.Errorf("%w: as a raw device, whose content only the container can hold still", ErrOtherUse)
 	case d.readOnly:
 		return nil, fmt.Errorf("%w: it does not change", ErrReadOnly)
 	case !s.inUse(d):

@@ -51,17 +51,28 @@ func (s *Set) resize(ctx context.Context, d *disk, sizeBytes uint64) error {
 	switch {
 	case d.readOnly:
 		return ErrReadOnly
+	case d.kind == raw:
 	case inUse && !s.Features.ResizeVolume, !inUse && !s.Features.GrowOnMount:
 		return ErrCannotGrow
 	}
+	id, _, err := identify(d.device)
+	if err != nil {
+		return err
+	}
+	if err := readCapacity(id, d.device); err != nil {
+		return err
+	}
 	if err := s.Disks.ResizeDisk(ctx, d.id, int64(sizeBytes)); err != nil {
 		return err
+	}
+	if d.kind == raw {
+		return nil // what is on it is the container's
 	}
 	// Looked at again: a container that came meanwhile may have had it mounted before the disk grew.
 	if !inUse && !s.inUse(d) {
 		return nil // the agent grows it when it mounts it
 	}
-	_, err := s.Agent.ResizeVolume(ctx, &agentproto.ResizeVolumeRequest{VolumeGuestPath: d.guestPath, Size: sizeBytes})
+	_, err = s.Agent.ResizeVolume(ctx, &agentproto.ResizeVolumeRequest{VolumeGuestPath: d.guestPath, Size: sizeBytes})
 	if agentclient.IsCode(err, codes.Unimplemented) {
 		return errors.Join(ErrCannotGrow, err)
 	}
@@ -70,11 +81,16 @@ func (s *Set) resize(ctx context.Context, d *disk, sizeBytes uint64) error {
 
 // Stats says how full the volume on the host's device is and how it fares, as the guest sees it.
 //
+// Of a raw device only the size is known.
+//
 // ErrUnknown, ErrNotMounted, directvolume.ErrDevice, or what the agent said.
 func (s *Set) Stats(ctx context.Context, device string) (directvolume.VolumeStats, error) {
 	d, err := s.lookup(device)
 	if err != nil {
 		return directvolume.VolumeStats{}, err
+	}
+	if d.kind == raw {
+		return rawStats(d.device)
 	}
 	if !s.inUse(d) {
 		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, ErrNotMounted)
@@ -84,6 +100,14 @@ func (s *Set) Stats(ctx context.Context, device string) (directvolume.VolumeStat
 		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, err)
 	}
 	return statsOf(r), nil
+}
+
+func rawStats(device string) (directvolume.VolumeStats, error) {
+	size, err := sizeOf(device)
+	if err != nil {
+		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, err)
+	}
+	return directvolume.VolumeStats{Usage: []directvolume.VolumeUsage{{Total: size, Unit: directvolume.UnitBytes}}}, nil
 }
 
 func statsOf(r *agentproto.VolumeStatsResponse) directvolume.VolumeStats {
@@ -110,7 +134,7 @@ func (s *Set) lookup(device string) (*disk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d, ok := s.disks[id]
-	if !ok {
+	if !ok || d.kind == rootfs {
 		return nil, fmt.Errorf("mount %s %w", device, ErrUnknown)
 	}
 	return d, nil

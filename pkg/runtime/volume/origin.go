@@ -24,7 +24,7 @@ func originsOf(source string) ([]origin, error) {
 		at = real
 		origins = append(origins, origin{path: at})
 	}
-	if !mounted(source) {
+	if !isMountPoint(source) {
 		return origins, nil
 	}
 	mounts, err := mountinfo.GetMounts(nil)
@@ -46,8 +46,8 @@ func originsOf(source string) ([]origin, error) {
 	return origins, nil
 }
 
-// mounted reports whether source is a mount point, as far as the kernel can tell cheaply.
-func mounted(source string) bool {
+// isMountPoint reports whether source is a mount point, as far as the kernel can tell cheaply.
+func isMountPoint(source string) bool {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, source, 0, 0, &stat); err != nil {
 		return false // who mounts it will say why it cannot be
@@ -65,4 +65,24 @@ func cutDir(path, dir string) (rest string, below bool) {
 	}
 	rest, below = strings.CutPrefix(path, dir)
 	return rest, below && (rest == "" || rest[0] == '/')
+}
+
+// Below finds the folder directly in one whose path ends in parent ("volumes/kubernetes.io~empty-dir") that source is,
+// lies in, or is a bind mount of something in. "" is none.
+func Below(source, parent string) (dir string, err error) {
+	origins, err := originsOf(source)
+	if err != nil {
+		return "", err
+	}
+	for _, o := range origins {
+		if o.deleted {
+			continue
+		}
+		for dir := o.path; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+			if strings.HasSuffix(filepath.Dir(dir), "/"+parent) {
+				return dir, nil
+			}
+		}
+	}
+	return "", nil
 }

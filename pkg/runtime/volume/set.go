@@ -25,6 +25,9 @@ var (
 	ErrReadOnly = errors.New("the volume's disk is plugged read-only")
 	// ErrUnsupported says that a record asks for what this runtime does not do and must not pretend to have done.
 	ErrUnsupported = errors.New("the record asks for what this runtime cannot do")
+	// ErrOtherUse says that a device is in the machine for another purpose: mounted, as a raw device, or as a
+	// container's root file system. Two of these at once would destroy what is on it.
+	ErrOtherUse = errors.New("the device is in use in another way")
 	// ErrUnknown says that no volume of the sandbox has the device.
 	ErrUnknown = errors.New("not found in sandbox")
 	// ErrNotMounted says that no container uses the volume at the moment, so the guest has not mounted it.
@@ -81,8 +84,9 @@ type disk struct {
 	busy *semaphore.Weighted // of 1; held while the disk changes its size or goes
 
 	id        string
+	kind      kind
 	device    string // the first record's path of it
-	guestPath string
+	guestPath string // of a mounted one
 	address   vm.DiskAddress
 	readOnly  bool
 	exposed   bool                // the guest may have mounted it
@@ -144,15 +148,15 @@ func (s *Set) attach(ctx context.Context, container string, place place) (use Us
 	if err != nil {
 		return Use{}, fmt.Errorf("direct volume %s: %w", source, err)
 	}
-	d, err := s.find(ctx, w, source)
+	d, err := s.find(ctx, w, mounted, source)
 	if err != nil {
 		return Use{}, fmt.Errorf("direct volume %s: %w", source, err)
 	}
 	return s.use(d, w, container, source).with(s.part(container, d.guestPath, place)), nil
 }
 
-// find returns the device's disk, plugging it in if it is not there yet.
-func (s *Set) find(ctx context.Context, w wish, source string) (*disk, error) {
+// find returns the device's disk, plugging it in if it is not there yet. sources are the recorded paths of it.
+func (s *Set) find(ctx context.Context, w wish, k kind, sources ...string) (*disk, error) {
 	s.mu.Lock()
 	d, ok := s.disks[w.identity]
 	s.mu.Unlock()
@@ -163,7 +167,10 @@ func (s *Set) find(ctx context.Context, w wish, source string) (*disk, error) {
 		ok = false
 	}
 	if !ok {
-		return s.plug(ctx, w, source)
+		return s.plug(ctx, w, k, sources)
+	}
+	if d.kind != k {
+		return nil, fmt.Errorf("%s: %w in this pod: as %s, not as %s", w.device, ErrOtherUse, d.kind, k)
 	}
 	if d.readOnly && !w.readOnly {
 		return nil, fmt.Errorf("%s: %w by another record", w.device, ErrReadOnly)
@@ -173,9 +180,9 @@ func (s *Set) find(ctx context.Context, w wish, source string) (*disk, error) {
 
 // plug plugs a new disk in. Should the attempt fail and leave a disk that does not come out again either, the disk
 // is kept in mind, and its claim with it: another machine must not have the device then.
-func (s *Set) plug(ctx context.Context, w wish, source string) (_ *disk, err error) {
+func (s *Set) plug(ctx context.Context, w wish, k kind, sources []string) (_ *disk, err error) {
 	d := &disk{
-		busy: semaphore.NewWeighted(1), id: w.identity.diskID(), device: w.device, readOnly: w.readOnly,
+		busy: semaphore.NewWeighted(1), id: w.identity.diskID(), kind: k, device: w.device, readOnly: w.readOnly,
 		paths: make(map[string]struct{}), users: make(map[string]struct{}),
 	}
 	var undo rollback.Stack
@@ -184,7 +191,10 @@ func (s *Set) plug(ctx context.Context, w wish, source string) (_ *disk, err err
 	undo.Push("unplug "+w.device, func(ctx context.Context) error {
 		err := s.Disks.UnplugDisk(ctx, d.id)
 		if err != nil {
-			d.stuck, d.paths[source] = true, struct{}{}
+			d.stuck = true
+			for _, source := range sources {
+				d.paths[source] = struct{}{}
+			}
 			s.add(w.identity, d)
 		}
 		return err
@@ -194,12 +204,14 @@ func (s *Set) plug(ctx context.Context, w wish, source string) (_ *disk, err err
 	if err != nil {
 		return nil, fmt.Errorf("plug in %s: %w", w.device, err)
 	}
-	d.guestPath = guestPath(d.address)
+	if k == mounted {
+		d.guestPath = guestPath(d.address)
+	}
 	s.add(w.identity, d)
 	s.mu.Lock()
 	s.plugTook = time.Since(start)
 	s.mu.Unlock()
-	s.Log.Info("direct volume plugged in", "device", d.device, "disk", d.id, "address", d.address.Source,
+	s.Log.Info("direct volume plugged in", "as", d.kind, "device", d.device, "disk", d.id, "address", d.address.Source,
 		"readOnly", d.readOnly)
 	return d, nil
 }

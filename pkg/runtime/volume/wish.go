@@ -30,7 +30,7 @@ const (
 
 // Keys of Kata's that ask the guest for a new file system, or an encrypted one.
 const (
-	metadataCreateFilesystem = "createFilesystem"
+	metadataCreateFilesystem = directvolume.MetadataCreateFilesystem
 	metadataEncryptionKey    = "encryptionKey"
 )
 
@@ -63,9 +63,13 @@ type wish struct {
 	options       []string
 	driverOptions []string
 	fsGroup       *agentproto.FSGroup
+	shared        bool // it stays mounted until the sandbox ends
 }
 
 func newWish(r directvolume.Record, f agentclient.Features) (wish, error) {
+	if r.FSType == "" {
+		return wish{}, fmt.Errorf("%w: it is of a raw block volume, which is not mounted", ErrUnsupported)
+	}
 	if r.Metadata[metadataEncryptionKey] != "" {
 		return wish{}, fmt.Errorf("%w: %s", ErrUnsupported, metadataEncryptionKey)
 	}
@@ -82,6 +86,7 @@ func newWish(r directvolume.Record, f agentclient.Features) (wish, error) {
 	if w.readOnly && !r.ReadOnly() {
 		w.options = append(w.options, "ro")
 	}
+	w.shared = ephemeral(r)
 	w.driverOptions = driverOptions(r, w.readOnly)
 	w.fsGroup, err = fsGroup(r.Metadata)
 	return w, err
@@ -92,6 +97,9 @@ func newWish(r directvolume.Record, f agentclient.Features) (wish, error) {
 func driverOptions(r directvolume.Record, readOnly bool) []string {
 	if readOnly {
 		return nil
+	}
+	if ephemeral(r) {
+		return ephemeralOptions(r)
 	}
 	options := []string{optionGrowOnMount}
 	create, _ := strconv.ParseBool(r.Metadata[metadataCreateFilesystem])
@@ -153,6 +161,7 @@ func (w wish) storage(a vm.DiskAddress) *agentproto.Storage {
 		Options:       slices.Clone(w.options),
 		MountPoint:    guestPath(a),
 		FsGroup:       w.fsGroup,
+		Shared:        w.shared,
 	}
 }
 

@@ -29,6 +29,10 @@ type Guest struct {
 	Seccomp bool
 	// Mounts are the container's mounts as the guest has them.
 	Mounts []specs.Mount
+	// Disks are the paths in the container of the block devices that were plugged into the machine for it.
+	Disks []string
+	// DeviceRules are the device cgroup's as DeviceRules has them; nil where the guest's agent would not apply them.
+	DeviceRules []specs.LinuxDeviceCgroup
 }
 
 // steps each change one part of the copy.
@@ -166,18 +170,6 @@ func Resources(r *specs.LinuxResources) *specs.LinuxResources {
 // neither of which the guest has.
 func cgroup(s *specs.Spec, g Guest) error {
 	s.Linux.CgroupsPath = "/" + g.ContainerID
-	return nil
-}
-
-// devices refuses block devices: their numbers are the host's, and in the guest they may be those of another
-// container's volume. Character devices have the same numbers everywhere, or none in the guest.
-func devices(s *specs.Spec, _ Guest) error {
-	for _, d := range s.Linux.Devices {
-		if d.Type == "b" {
-			return fmt.Errorf("block device %s of the host: %w; for a privileged container set "+
-				"privileged_without_host_devices in containerd's configuration of the runtime", d.Path, ErrUnsupported)
-		}
-	}
 	return nil
 }
 

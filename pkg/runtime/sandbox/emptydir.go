@@ -1,0 +1,72 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/config"
+	"github.com/katadirect/katadirect/pkg/runtime/sandbox/guestspec"
+	"github.com/katadirect/katadirect/pkg/runtime/volume"
+)
+
+// emptyDirs is the folder, in a pod's, that kubelet keeps its emptyDir volumes in.
+const emptyDirs = "volumes/kubernetes.io~empty-dir"
+
+// prepareEmptyDir puts a disk behind the emptyDir volume that source is, or is a part of, if the configuration says
+// that they live on disks of their own. From then on it is a direct volume like any other.
+func (s *Sandbox) prepareEmptyDir(ctx context.Context, source string) error {
+	mode := s.config.Runtime.EmptyDirMode
+	if mode != config.EmptyDirBlock && mode != config.EmptyDirEncrypted || s.config.Hypervisor.DisableBlock {
+		return nil
+	}
+	dir, err := volume.Below(source, emptyDirs)
+	if err != nil || dir == "" {
+		return err
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return fmt.Errorf("emptyDir %s: %w", dir, err)
+	}
+	if stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.HUGETLBFS_MAGIC {
+		return nil // it is one in memory
+	}
+	if mode == config.EmptyDirEncrypted {
+		return fmt.Errorf("emptyDir %s: %w: emptydir_mode = %q needs a key service, which no guest of ours has; set it to %q",
+			dir, guestspec.ErrUnsupported, mode, config.EmptyDirBlock)
+	}
+	return s.makeEmptyDir(ctx, dir)
+}
+
+// makeEmptyDir makes the disk once in the sandbox's life. It is written down first, so that whoever cleans up after
+// this process knows of it.
+func (s *Sandbox) makeEmptyDir(ctx context.Context, dir string) error {
+	s.makingEmptyDir.Lock()
+	defer s.makingEmptyDir.Unlock()
+	if slices.Contains(s.state.emptyDirs(), dir) {
+		return nil
+	}
+	if err := s.state.addEmptyDir(dir); err != nil {
+		return err
+	}
+	if err := s.volumes.MakeEphemeral(ctx, dir); err != nil {
+		return errors.Join(err, s.state.removeEmptyDir(dir))
+	}
+	return nil
+}
+
+// removeEmptyDirs takes the disks of emptyDir volumes away, when nothing claims them any more.
+func removeEmptyDirs(ctx context.Context, records *directvolume.Store, dirs []string) error {
+	var failures []error
+	for _, dir := range dirs {
+		if err := volume.RemoveEphemeral(ctx, records, filepath.Clean(dir)); err != nil {
+			failures = append(failures, fmt.Errorf("remove the disk of emptyDir %s: %w", dir, err))
+		}
+	}
+	return errors.Join(failures...)
+}

@@ -1,0 +1,111 @@
+package guestspec
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// devices lets the block devices through that the guest has, under numbers of its own which the agent puts in, and
+// refuses others: the host's number may be that of another container's volume there. Character devices have the same
+// numbers everywhere, or none in the guest.
+func devices(s *specs.Spec, g Guest) error {
+	for _, d := range s.Linux.Devices {
+		if IsBlock(d) && !slices.Contains(g.Disks, d.Path) {
+			return fmt.Errorf("block device %s of the host: %w", d.Path, ErrUnsupported)
+		}
+	}
+	if len(g.DeviceRules) > 0 {
+		var r specs.LinuxResources
+		if s.Linux.Resources != nil {
+			r = *s.Linux.Resources
+		}
+		r.Devices = slices.Clone(g.DeviceRules)
+		s.Linux.Resources = &r
+	}
+	return nil
+}
+
+// IsBlock reports whether the device is a block device.
+func IsBlock(d specs.LinuxDevice) bool { return d.Type == "b" }
+
+// HasHostDevices reports whether the spec gives the container every device of the host, as containerd does for a
+// privileged one unless it is told not to, and d is one of these: all devices are allowed, and d has the path that its
+// number has on the host.
+func HasHostDevices(s *specs.Spec, d specs.LinuxDevice) bool {
+	if s.Linux == nil || !allowsAll(s.Linux.Resources) {
+		return false
+	}
+	var stat unix.Stat_t
+	err := unix.Stat(d.Path, &stat)
+	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK && stat.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+}
+
+// DeviceRules returns the rules of the device cgroup for the guest: all devices, if the host's allow all; else the
+// character devices that they allow. Those of block devices are about the host's numbers; the agent adds the guest's.
+func DeviceRules(s *specs.Spec) []specs.LinuxDeviceCgroup {
+	if s.Linux == nil {
+		return nil
+	}
+	if allowsAll(s.Linux.Resources) {
+		return []specs.LinuxDeviceCgroup{{Allow: true, Access: everything}}
+	}
+	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: everything}}
+	if s.Linux.Resources == nil {
+		return rules
+	}
+	for _, rule := range s.Linux.Resources.Devices {
+		if rule.Allow && rule.Type == "c" {
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
+const everything = "rwm"
+
+// allowsAll reports whether the last rule that is about all devices allows them.
+func allowsAll(r *specs.LinuxResources) bool {
+	all := false
+	if r == nil {
+		return all
+	}
+	for _, rule := range r.Devices {
+		if (rule.Type == "" || rule.Type == "a") && isAny(rule.Major) && isAny(rule.Minor) {
+			all = rule.Allow && rule.Access == everything
+		}
+	}
+	return all
+}
+
+func isAny(number *int64) bool { return number == nil || *number == -1 }
+
+// Access is what of "rwm" the rules let the container do with a device.
+func Access(s *specs.Spec, d specs.LinuxDevice) string {
+	if s.Linux == nil || s.Linux.Resources == nil {
+		return everything
+	}
+	access := ""
+	for _, rule := range s.Linux.Resources.Devices {
+		if rule.Allow && rule.Type == d.Type && is(rule.Major, d.Major) && is(rule.Minor, d.Minor) {
+			access = rule.Access
+		}
+	}
+	if access == "" || !isAccess(access) || allowsAll(s.Linux.Resources) {
+		return everything
+	}
+	return access
+}
+
+func is(rule *int64, number int64) bool { return rule != nil && *rule == number }
+
+func isAccess(s string) bool {
+	for _, c := range s {
+		if c != 'r' && c != 'w' && c != 'm' {
+			return false
+		}
+	}
+	return true
+}
