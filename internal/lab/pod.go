@@ -51,6 +51,7 @@ type ContainerSpec struct {
 	Name    string
 	Command []string
 	Mounts  []Mount
+	Devices []Device
 	Env     map[string]string
 	// Privileged is the container's securityContext.privileged.
 	Privileged bool
@@ -105,6 +106,19 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 // Config is what the pod was made with, nil for one that Pods has found.
 func (p *Pod) Config() *cri.PodSandboxConfig { return p.config }
 
+// Device is a device of the host that the container has.
+type Device struct {
+	HostPath, ContainerPath string
+	ReadOnly                bool
+}
+
+func (d Device) permissions() string {
+	if d.ReadOnly {
+		return "r" // as kubelet has it
+	}
+	return "mrw"
+}
+
 // Pods lists the ids of the pods that the runtime knows.
 func (l *Lab) Pods(ctx context.Context) ([]*Pod, error) {
 	list, err := l.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
@@ -153,6 +167,11 @@ func (p *Pod) Run(ctx context.Context, spec ContainerSpec) (*Container, error) {
 	for _, m := range spec.Mounts {
 		config.Mounts = append(config.Mounts, &cri.Mount{
 			HostPath: m.HostPath, ContainerPath: m.ContainerPath, Readonly: m.ReadOnly,
+		})
+	}
+	for _, d := range spec.Devices {
+		config.Devices = append(config.Devices, &cri.Device{
+			HostPath: d.HostPath, ContainerPath: d.ContainerPath, Permissions: d.permissions(),
 		})
 	}
 	for k, v := range spec.Env {
