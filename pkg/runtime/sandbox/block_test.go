@@ -317,6 +317,9 @@ func TestAnEmptyDirOnADiskOfItsOwn(t *testing.T) {
 	if err := s.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Error(err)
+	}
 	if _, err := os.Lstat(dir + "/disk.img"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the image is left: %v", err)
 	}
