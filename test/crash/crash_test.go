@@ -99,43 +99,6 @@ func TestTheDemoGoesOnWhenContainerdIsKilledBetweenAnyTwoSteps(t *testing.T) {
 	}
 }
 
-// A demo that loses its machine, shim or file share fails at some step, says so, and takes everything away.
-func TestNothingIsLeftWhenAPartOfThePodIsKilled(t *testing.T) {
-	victims := map[string][]string{
-		"the machine":    {"qemu-system-x86_64"},
-		"the shim":       {"containerd-shim-katadirect-v2"},
-		"the file share": {"virtiofsd"},
-	}
-	for victim, words := range victims {
-		for _, at := range []string{demo.StepRunContainer, demo.StepExpand, demo.StepDeletePod} {
-			t.Run(victim+" before: "+at, func(t *testing.T) {
-				killed := false
-				report, err := demo.Run(t.Context(), demo.Options{
-					Node: artifacts.NodeOptions(lab.Debian),
-					Out:  testLog{t},
-					Before: func(ctx context.Context, step string, n *kubelet.Node) error {
-						if step != at {
-							return nil
-						}
-						killed = true
-						return kill(ctx, n, words...)
-					},
-				})
-				if !killed {
-					t.Fatalf("the demo has not come that far: %v", err)
-				}
-				// Only a pod that is to be deleted next may do without what was killed.
-				if err == nil && at != demo.StepDeletePod {
-					t.Errorf("the demo has not noticed that %s was killed", victim)
-				}
-				if len(report.Leftovers) > 0 {
-					t.Errorf("left over:\n%s", strings.Join(report.Leftovers, "\n"))
-				}
-			})
-		}
-	}
-}
-
 // Data that a container has synced is there for the next pod, on the same node, whatever was killed.
 func TestTheNextPodHasTheDataWhenTheFirstIsKilled(t *testing.T) {
 	for victim, words := range map[string][]string{
