@@ -5,20 +5,44 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"testing"
 	"time"
 
 	"github.com/katadirect/katadirect/internal/kubelet"
 	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/test/artifacts"
 )
 
 // scene is a node with one volume, on which one pod after the other loses something.
 type scene struct {
 	node   *kubelet.Node
 	volume *kubelet.Volume
+	before []string // what is on the node without any pod
 
 	uid       string
 	pod       *lab.Pod
 	container *lab.Container
+}
+
+func newScene(t *testing.T, flavour lab.Flavour) *scene {
+	t.Helper()
+	n := artifacts.Node(t, flavour)
+	s := &scene{node: n, volume: n.Volume("pvc-crash", 1<<30, "ext4")}
+	must(t, s.volume.Create(t.Context()))
+	must(t, s.volume.Stage(t.Context()))
+	s.checkData(t, "")
+	var err error
+	s.before, err = n.Lab.Survey()
+	must(t, err)
+	return s
+}
+
+// close looks whether the data is still there, and takes the volume away.
+func (s *scene) close(t *testing.T) {
+	t.Helper()
+	s.checkData(t, "kept\n")
+	must(t, s.volume.Unstage(t.Context()))
+	must(t, s.volume.Delete(t.Context()))
 }
 
 func (s *scene) boot(ctx context.Context) (err error) {

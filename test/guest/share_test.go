@@ -117,18 +117,26 @@ func tryPins(t *testing.T, m *machine, shared *share.Share, rootfs string) {
 	} {
 		*set = append(slices.Clone(*set), "CAP_SYS_PTRACE")
 	}
-	s.Process.NoNewPrivileges = false
+	s.Mounts = append(s.Mounts, mountAt("/guest-proc", "/proc"))
 	observer := m.create(t, s).start()
-	// Paths of folders that the observer cannot reach have no names for it; by their flags they are told.
+	// Folders that the observer cannot reach have no names for it; by their flags they are told.
 	held := func() int {
 		t.Helper()
-		return strings.Count(observer.must("busybox grep -h flags: /proc/1/fdinfo/*"), pathFlags+"\n")
+		look := *s.Process
+		look.Args = []string{"/bin/sh", "-c", "busybox grep -h flags: /guest-proc/1/fdinfo/*"}
+		id := newID("look")
+		observer.exec(id, &look)
+		out, status := observer.finish(id)
+		if status != 0 {
+			t.Fatalf("%d: %s", status, out)
+		}
+		return strings.Count(out, pathFlags+"\n")
 	}
 	before := held()
-	s = spec("echo written >/data/file")
-	s.Root.Path = guestRootfs
-	s.Mounts = append(s.Mounts, mountAt("/data", folder))
-	c := m.create(t, s).start()
+	user := spec("echo written >/data/file")
+	user.Root.Path = guestRootfs
+	user.Mounts = append(user.Mounts, mountAt("/data", folder))
+	c := m.create(t, user).start()
 	if out, status := c.finish(c.id); status != 0 {
 		t.Fatalf("%d: %s", status, out)
 	}

@@ -74,7 +74,7 @@ func evilOf(cmdline string) string {
 
 func serve(evil string, listener net.Listener) error {
 	switch evil {
-	case "garbage", "frame", "silence", "hang-up", "console":
+	case "garbage", "frame", "hang-up", "console":
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
@@ -101,8 +101,6 @@ func answerWith(evil string, conn net.Conn) {
 		return
 	case "console":
 		go flood("/dev/hvc0")
-		fallthrough
-	case "silence":
 		time.Sleep(time.Hour)
 	}
 }
