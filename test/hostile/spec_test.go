@@ -46,6 +46,11 @@ func TestAbsurdContainersHarmNobody(t *testing.T) {
 	if err := os.Symlink("/nowhere/at/all", link); err != nil {
 		t.Fatal(err)
 	}
+	const major, minor = 7, 1<<20 - 1 // a loop device that nobody has made
+	disk := filepath.Join(dir, "disk")
+	if err := unix.Mknod(disk, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		t.Fatal(err)
+	}
 	pod, err := n.Lab.RunPod(t.Context(), lab.PodSpec{Name: "pod", Handler: kubelet.Handler})
 	if err != nil {
 		t.Fatal(err)
@@ -85,15 +90,16 @@ func TestAbsurdContainersHarmNobody(t *testing.T) {
 		{"a fifo that nobody reads", runs, mount(fifo, "/fifo")},
 		{"a socket", runs, mount(socket, "/socket")},
 		{"a link to nowhere", refused, mount(link, "/link")},
-		{"a device of the host", refused, mount("/dev/null", "/null")},
+		{"a device that every guest has", either, mount("/dev/null", "/null")},
+		{"a disk that is not there", refused, mount(disk, "/disk")},
 		{"no memory at all", either, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 1})},
 		{"all memory there is", either, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 1 << 62})},
 		{"less than no processor", either, resources(&cri.LinuxContainerResources{CpuQuota: -5, CpuPeriod: -7, CpuShares: -1})},
 		{"every processor there could be", either, resources(&cri.LinuxContainerResources{CpuQuota: 1 << 50, CpuPeriod: 1000, CpuShares: 1 << 40})},
 		{"processors that are not there", either, resources(&cri.LinuxContainerResources{CpusetCpus: "0-100000", CpusetMems: "77"})},
-		{"huge pages of no size", refused, resources(&cri.LinuxContainerResources{
+		{"huge pages of no size", either, resources(&cri.LinuxContainerResources{
 			HugepageLimits: []*cri.HugepageLimit{{PageSize: "../../x", Limit: 1}}})},
-		{"a cgroup file that is none", refused, resources(&cri.LinuxContainerResources{
+		{"a cgroup file that is none", either, resources(&cri.LinuxContainerResources{
 			Unified: map[string]string{"../../../cgroup.kill": "1"}})},
 		{"a command that is not there", refused, func(c *cri.ContainerConfig) { c.Command = []string{"\x1b[2J/no/such"} }},
 		{"a command of a hundred thousand letters", either, func(c *cri.ContainerConfig) {
