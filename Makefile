@@ -45,6 +45,9 @@ cluster-down: ## end it and remove every trace
 	@go build -o bin/ ./test/cluster
 	@bin/cluster down
 
+conformance: root setup-test kubernetes kubernetes-suite containerd2 ## Kubernetes' own node suite, every pod a machine; writes out/conformance.xml
+	@go test -count=1 -v -timeout 0 -run TestPodsInMachinesPass ./test/conformance -whole -procs $(or $(PROCS),3) -handler $(or $(HANDLER),katadirect) -report $(CURDIR)/out/conformance.xml
+
 build: ## the four programs, static, in bin/
 	@echo "building the programs (the first time takes a minute or two)"
 	@mkdir -p bin
@@ -123,4 +126,4 @@ $(STATICCHECK): hack/tools/go.mod
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down kubernetes kubernetes-suite
+.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down conformance kubernetes kubernetes-suite

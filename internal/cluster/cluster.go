@@ -85,7 +85,7 @@ func Open(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if c.programs, err = Programs(opts.Cache); err != nil {
 		return nil, err
 	}
-	if c.settings, err = keepSettings(); err != nil {
+	if c.settings, err = keepSettings(settingsRoot, settingsFile); err != nil {
 		return nil, fmt.Errorf("remember the host's settings: %w", errors.Join(err, c.settings.restore()))
 	}
 	c.lab, err = lab.Open(ctx, lab.Options{

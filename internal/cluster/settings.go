@@ -16,7 +16,10 @@ import (
 
 // settingsFile keeps, until the next boot, what the host's settings were before the first cluster changed them. Every
 // running cluster holds a shared lock on it: whoever gets it alone knows that nobody needs the changes any more.
-const settingsFile = "/run/katadirect/cluster-settings.json"
+const (
+	settingsFile = "/run/katadirect/cluster-settings.json"
+	settingsRoot = "/proc/sys"
+)
 
 // settingNames are settings of the kernel that kubelet changes and that have no namespace.
 var settingNames = []string{
@@ -25,17 +28,20 @@ var settingNames = []string{
 }
 
 // hostSettings is one cluster's interest in the host's settings.
-type hostSettings struct{ file *os.File }
+type hostSettings struct {
+	root string
+	file *os.File
+}
 
 // keepSettings remembers the host's settings, unless another cluster has already done so.
-func keepSettings() (*hostSettings, error) {
-	s, alone, err := openSettings()
+func keepSettings(root, path string) (*hostSettings, error) {
+	s, alone, err := openSettings(root, path)
 	if err != nil || !alone {
 		return s, err
 	}
 	was := map[string]string{}
 	for _, name := range settingNames {
-		if value, err := os.ReadFile("/proc/sys/" + name); err == nil {
+		if value, err := os.ReadFile(filepath.Join(root, name)); err == nil {
 			was[name] = strings.TrimSpace(string(value))
 		}
 	}
@@ -47,15 +53,15 @@ func keepSettings() (*hostSettings, error) {
 }
 
 // openSettings opens the file. Whoever has it alone finds it empty: what a killed cluster has left is put back first.
-func openSettings() (_ *hostSettings, alone bool, err error) {
-	if err := os.MkdirAll(filepath.Dir(settingsFile), 0o755); err != nil {
+func openSettings(root, path string) (_ *hostSettings, alone bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, false, err
 	}
-	f, err := os.OpenFile(settingsFile, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, false, err
 	}
-	s := &hostSettings{f}
+	s := &hostSettings{root, f}
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 		return s, true, s.putBack()
 	}
@@ -81,13 +87,13 @@ func (s *hostSettings) putBack() error {
 	}
 	was := map[string]string{}
 	if err := json.Unmarshal(raw, &was); err != nil {
-		return fmt.Errorf("%s: %w", settingsFile, err)
+		return fmt.Errorf("%s: %w", s.file.Name(), err)
 	}
 	var errs []error
 	for _, name := range settingNames {
-		is, err := os.ReadFile("/proc/sys/" + name)
+		is, err := os.ReadFile(filepath.Join(s.root, name))
 		if value, ok := was[name]; ok && err == nil && strings.TrimSpace(string(is)) != value {
-			errs = append(errs, os.WriteFile("/proc/sys/"+name, []byte(value), 0o644))
+			errs = append(errs, os.WriteFile(filepath.Join(s.root, name), []byte(value), 0o644))
 		}
 	}
 	return errors.Join(append(errs, s.file.Truncate(0))...)
@@ -96,7 +102,7 @@ func (s *hostSettings) putBack() error {
 // Sweep removes what clusters have left that were killed. Running ones are not touched.
 func Sweep() error {
 	lab.Sweep()
-	s, _, err := openSettings()
+	s, _, err := openSettings(settingsRoot, settingsFile)
 	if err != nil {
 		return err
 	}
