@@ -17,6 +17,7 @@ import (
 	"github.com/katadirect/katadirect/internal/version"
 	"github.com/katadirect/katadirect/pkg/agent/boot"
 	"github.com/katadirect/katadirect/pkg/agent/channel"
+	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/container"
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/module"
@@ -105,8 +106,13 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 		runtime.PipeSize = process.DefaultPipeSize
 	}
 	ended := make(chan struct{})
+	var debug *console.Console
+	if params.DebugConsole {
+		debug = &console.Console{Reaper: reap, Shell: []string{"/bin/sh", "-i"}, Busybox: "/bin/busybox"}
+	}
 	srv, err := server.New(&server.Service{
 		Sandbox: sandbox.New(runtime, mounts, modules),
+		Console: debug, PipeSize: runtime.PipeSize,
 		Network: &network.Network{Finder: finder, Modules: modules},
 		End:     sync.OnceFunc(func() { close(ended) }),
 	})
@@ -128,6 +134,11 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	if err != nil {
 		return err
 	}
+	if debug != nil && params.DebugConsolePort != 0 && module.Has(module.VsockDevice) {
+		if err := serveConsole(ctx, debug, params.DebugConsolePort); err != nil {
+			return err
+		}
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ctx, listener) }()
 	slog.Info("the agent serves", "address", address, "version", version.Version)
@@ -146,6 +157,22 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	// An error here says that somebody still waits for an answer, who will
 	// not get one.
 	_ = srv.Shutdown(wait)
+	return nil
+}
+
+// serveConsole offers the debug console to Kata's own tool, which connects to a
+// vsock port. It lasts as long as the machine.
+func serveConsole(ctx context.Context, c *console.Console, port int) error {
+	listener, err := channel.Listen(ctx, fmt.Sprintf("vsock://-1:%d", port), nil)
+	if err != nil {
+		return fmt.Errorf("debug console: %w", err)
+	}
+	go func() {
+		if err := c.Serve(ctx, listener); err != nil {
+			slog.Error("the debug console has ended", "error", err)
+		}
+	}()
+	slog.Warn("the debug console is open: whoever reaches it has all of this guest", "port", port)
 	return nil
 }
 

@@ -29,6 +29,7 @@ const exitHelp = `Exit status:
   5    the record or its device cannot be used
   6    the sandbox's runtime, or the agent in its guest, does not offer it
   7    the volume was not frozen until the thaw
+  125  exec itself has failed; else its status is the program's
   130  interrupted (143: terminated); what was begun has been taken back`
 
 // errSilent is returned when everything has been said, and only the status is left to give.
@@ -41,11 +42,16 @@ func (e usageError) Unwrap() error { return e.error }
 
 func exitStatus(ctx context.Context, err error) int {
 	var signal interrupted
+	var program programStatus
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &program):
+		return int(program)
 	case errors.As(context.Cause(ctx), &signal):
 		return exitSignal + int(signal.signal)
+	case errors.As(err, new(execError)):
+		return exitExec
 	case errors.As(err, new(usageError)), errors.Is(err, directvolume.ErrInvalidKey),
 		errors.Is(err, directvolume.ErrInvalidSandbox), errors.Is(err, directvolume.ErrAmbiguous):
 		return exitUsage

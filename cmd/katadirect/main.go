@@ -30,7 +30,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err != nil && !errors.Is(err, errSilent) {
+	if err != nil && !errors.Is(err, errSilent) && !errors.As(err, new(programStatus)) {
 		fmt.Fprintf(stderr, "katadirect: %v\n", err)
 	}
 	return exitStatus(ctx, err)

@@ -21,6 +21,11 @@ type Params struct {
 	HotplugTimeout time.Duration
 	// PipeSize is agent.container_pipe_size, in bytes.
 	PipeSize int
+	// DebugConsole is agent.debug_console, with or without "=true".
+	DebugConsole bool
+	// DebugConsolePort is agent.debug_console_vport, a vsock port; 0 where
+	// nothing was said.
+	DebugConsolePort int
 }
 
 // ReadCmdline reads the running kernel's command line.
@@ -50,6 +55,12 @@ func ParseCmdline(cmdline string) Params {
 		case "agent.hotplug_timeout":
 			if seconds, ok := positive(value); ok {
 				p.HotplugTimeout = time.Duration(seconds) * time.Second
+			}
+		case "agent.debug_console":
+			p.DebugConsole = value == "" || value == "true" || value == "1"
+		case "agent.debug_console_vport":
+			if port, ok := positive(value); ok {
+				p.DebugConsolePort = port
 			}
 		case "agent.container_pipe_size":
 			if size, ok := positive(value); ok {

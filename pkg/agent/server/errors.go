@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/container"
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
@@ -32,6 +33,9 @@ var statusCodes = []struct {
 	{container.ErrSpec, codes.InvalidArgument},
 	{container.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrState, codes.FailedPrecondition},
+	{console.ErrNone, codes.NotFound},
+	{console.ErrMany, codes.ResourceExhausted},
+	{console.ErrStart, codes.InvalidArgument},
 	{process.ErrNoTerminal, codes.FailedPrecondition},
 	{process.ErrStdinClosed, codes.FailedPrecondition},
 	{storage.ErrNotMounted, codes.NotFound},

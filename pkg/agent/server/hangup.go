@@ -5,10 +5,14 @@ import (
 	"sync"
 )
 
-// hungUp lets everything go on that the host has stopped.
+// hungUp lets everything go on that the host has stopped, and ends what it was
+// to have the output of.
 func (s *Service) hungUp() {
 	if mounts := s.Sandbox.Mounts; mounts != nil {
 		mounts.ThawAll("the host has hung up")
+	}
+	if s.Console != nil {
+		s.Console.CloseAll()
 	}
 }
 

@@ -47,6 +47,9 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 				FeatureSubPath, FeatureDeviceRules},
 		},
 	}
+	if s.Console != nil {
+		answer.AgentDetails.ExtraFeatures = append(answer.AgentDetails.ExtraFeatures, FeatureConsole)
+	}
 	if req.GetMemBlockSize() {
 		size, err := guest.MemoryBlockSize()
 		if err != nil {

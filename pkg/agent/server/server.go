@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/network"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -31,6 +32,8 @@ type Service struct {
 
 	Sandbox *sandbox.Sandbox
 	Network *network.Network
+	// Console is nil unless the machine was booted with a debug console.
+	Console *console.Console
 	// PipeSize bounds what one read of a container's output returns, in bytes.
 	PipeSize int
 	// End is called once, when the sandbox was destroyed and that was
@@ -53,6 +56,9 @@ func New(s *Service) (*Server, error) {
 	agentproto.RegisterAgentServiceService(t, s)
 	agentproto.RegisterHealthService(t, health{})
 	agentproto.RegisterVolumesService(t, volumes{s.Sandbox.Mounts})
+	if s.Console != nil {
+		agentproto.RegisterConsoleService(t, consoleService{s.Console, s.PipeSize})
+	}
 	return &Server{t, s.hungUp}, nil
 }
 

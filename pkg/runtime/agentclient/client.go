@@ -71,6 +71,7 @@ type Client struct {
 	agentproto.VolumesService
 
 	health   agentproto.HealthService
+	console  agentproto.ConsoleService
 	rpc      *ttrpc.Client
 	conn     *boundedConn
 	gone     chan struct{}
@@ -93,6 +94,8 @@ func New(conn net.Conn, o Options) *Client {
 			"Freeze":          freezeTimeout,
 			// These wait for a process or for a person.
 			"WaitProcess": 0, "GetOOMEvent": 0, "ReadStdout": 0, "ReadStderr": 0, "WriteStdin": 0,
+			// The debug console's, the same.
+			"Read": 0, "Write": 0, "Wait": 0,
 		},
 	}
 	c.conn = &boundedConn{Conn: conn, standing: o.Standing, log: o.Log}
@@ -100,6 +103,7 @@ func New(conn net.Conn, o Options) *Client {
 		ttrpc.WithOnClose(func() { close(c.gone) }), ttrpc.WithUnaryClientInterceptor(c.call))
 	c.AgentServiceService = agentproto.NewAgentServiceClient(c.rpc)
 	c.VolumesService = agentproto.NewVolumesClient(c.rpc)
+	c.console = agentproto.NewConsoleClient(c.rpc)
 	c.health = agentproto.NewHealthClient(c.rpc)
 	return c
 }

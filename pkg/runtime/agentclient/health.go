@@ -23,6 +23,8 @@ type Features struct {
 	GrowOnMount bool
 	// Freeze: it has the calls Freeze, Thaw and List of katadirect.volumes.v1.Volumes.
 	Freeze bool
+	// Console: it has katadirect.console.v1.Console, and was booted with it.
+	Console bool
 	// SubPath: it mounts a part of a volume, made if it is missing, without following links out of the volume.
 	SubPath bool
 	// DeviceRules: it applies the device cgroup rules that it is sent, and adds those for the disks it is told of.
@@ -35,6 +37,7 @@ const (
 	featureFormatIfBlank = "katadirect.format-if-blank"
 	featureGrowOnMount   = "katadirect.grow-on-mount"
 	featureFreeze        = "katadirect.freeze"
+	featureConsole       = "katadirect.console"
 	featureSubPath       = "katadirect.subpath"
 	featureDeviceRules   = "katadirect.device-rules"
 )
@@ -57,6 +60,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		FormatIfBlank: has(featureFormatIfBlank),
 		GrowOnMount:   has(featureGrowOnMount),
 		Freeze:        has(featureFreeze),
+		Console:       has(featureConsole),
 		SubPath:       has(featureSubPath),
 		DeviceRules:   has(featureDeviceRules),
 	}

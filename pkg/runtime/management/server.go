@@ -17,6 +17,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/console"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -39,6 +40,9 @@ type Backend interface {
 	FreezeVolume(ctx context.Context, device string, limit time.Duration) (directvolume.Freeze, error)
 	ThawVolume(ctx context.Context, device string, id uint64) (directvolume.Thaw, error)
 	Volumes(ctx context.Context) []directvolume.SandboxVolume
+	// OpenConsole starts a program in the guest itself: ErrNoConsole, ErrCannotConsole, or what the agent said. It lasts
+	// as long as the sandbox at most.
+	OpenConsole(ctx context.Context, r console.Request) (Console, error)
 	// AgentURL is where the agent listens, for example vsock://3:1024.
 	AgentURL() string
 	Metrics() Metrics
@@ -47,6 +51,7 @@ type Backend interface {
 // Server is a running management socket.
 type Server struct {
 	path   string
+	end    context.CancelFunc // of all requests, and of what they have become
 	http   *http.Server
 	served chan struct{}
 }
@@ -64,11 +69,17 @@ func Serve(path string, backend Backend, log *slog.Logger) (*Server, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("management socket: %w", err), listener.Close())
 	}
+	life, end := context.WithCancel(context.Background())
+	handler := http.NewServeMux()
+	handler.Handle("/", http.TimeoutHandler(routes(backend, log), requestTimeout, "the sandbox did not answer in time\n"))
+	handler.Handle(console.Path, newConsoles(backend, log))
 	s := &Server{
 		path:   path,
+		end:    end,
 		served: make(chan struct{}),
 		http: &http.Server{
-			Handler:           http.TimeoutHandler(routes(backend, log), requestTimeout, "the sandbox did not answer in time\n"),
+			Handler:           handler,
+			BaseContext:       func(net.Listener) context.Context { return life },
 			ReadHeaderTimeout: headerTimeout,
 			ReadTimeout:       headerTimeout,
 			WriteTimeout:      requestTimeout + headerTimeout,
@@ -88,6 +99,7 @@ func Serve(path string, backend Backend, log *slog.Logger) (*Server, error) {
 
 // Close stops listening, ends what is being answered and removes the socket. Idempotent.
 func (s *Server) Close(ctx context.Context) error {
+	s.end()
 	err := s.http.Close()
 	select {
 	case <-s.served:

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/console"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 	"github.com/katadirect/katadirect/pkg/runtime/volume"
@@ -27,6 +28,7 @@ type sandbox struct {
 	fail    error
 	resized map[string]uint64
 	block   chan struct{}
+	console Console
 }
 
 func (s *sandbox) known(device string) error {
@@ -67,6 +69,10 @@ func (s *sandbox) ThawVolume(_ context.Context, device string, id uint64) (direc
 
 func (s *sandbox) Volumes(context.Context) []directvolume.SandboxVolume {
 	return []directvolume.SandboxVolume{{Device: s.device, Containers: []string{"c1"}}}
+}
+
+func (s *sandbox) OpenConsole(_ context.Context, r console.Request) (Console, error) {
+	return s.console, s.fail
 }
 
 func (s *sandbox) AgentURL() string { return "vsock://3:1024" }

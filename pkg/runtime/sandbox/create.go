@@ -114,6 +114,7 @@ func (s *Sandbox) machineConfig() (qemu.Config, error) {
 	if s.config.Agent.Debug {
 		params = append(params, "agent.log=debug")
 	}
+	params = append(params, debugConsole(s.config.Agent.DebugConsole)...)
 	c := qemu.Config{
 		ID: s.id, Dir: s.roots.vmDir(s.id), QEMU: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, KernelParams: params,
 		Accel: s.config.Direct.Accel, MemoryMiB: s.size.now.MemoryMiB, VCPUs: s.size.now.VCPUs, Bridges: h.Bridges,
