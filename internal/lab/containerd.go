@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"text/template"
@@ -114,6 +115,9 @@ func (l *Lab) writeConfig() (string, error) {
 	settings := configV1
 	if l.opts.Containerd == V2 {
 		settings = configV2
+		if err := makeScratch(filepath.Join(l.Dir, "scratch.ext4")); err != nil {
+			return "", err
+		}
 	}
 	for _, h := range l.opts.Handlers {
 		if err := os.WriteFile(filepath.Join(l.Dir, h.Name+".toml"), []byte(h.Config), 0o644); err != nil {
@@ -125,6 +129,18 @@ func (l *Lab) writeConfig() (string, error) {
 		l.writeTemplate(path, settings),
 		l.writeTemplate(filepath.Join(l.Dir, "registries", "_default", "hosts.toml"), registryHosts),
 		l.writeTemplate(filepath.Join(l.Dir, "cni", "10-lab.conflist"), l.opts.Network))
+}
+
+// makeScratch makes the empty file system that containerd's blockfile snapshotter begins every image with.
+func makeScratch(path string) error {
+	const sizeBytes = 32 << 20
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, sizeBytes)); err != nil {
+		return err
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", path).CombinedOutput(); err != nil {
+		return fmt.Errorf("make a file system for containerd's blockfile snapshotter: %w: %s", err, out)
+	}
+	return nil
 }
 
 func (l *Lab) writeTemplate(path, text string) error {

@@ -233,3 +233,56 @@ func TestManyVolumesInOnePod(t *testing.T) {
 	}
 	removePod(t, pod)
 }
+
+func TestAVolumeIsNeverUnpluggedBetweenItsUsersAndTheirOrderDoesNotMatter(t *testing.T) {
+	eachContainerd(t, func(t *testing.T, n *kubelet.Node) {
+		v := volume(t, n, "ext4")
+		pod, mount := podWithVolume(t, n, v, "pod")
+		bystander := run(t, pod, "bystander", idle)
+		reading := mount
+		reading.ReadOnly = true
+
+		// The kernel numbers disks: one that was plugged in again would have another number.
+		const which = "cat /sys/block/$(awk '$2 == \"/data\" {print $1}' /proc/mounts | cut -d/ -f3)/diskseq"
+		first := run(t, pod, "init-reads", which, reading)
+		if code, err := first.Wait(t.Context()); err != nil || code != 0 {
+			t.Fatalf("the first init container ended with %d, %v", code, err)
+		}
+		want, err := first.Logs("stdout")
+		if err != nil || want == "" {
+			t.Fatalf("%q, %v", want, err)
+		}
+		if err := first.Remove(t.Context()); err != nil { // and nobody has it
+			t.Fatal(err)
+		}
+		for i, m := range []lab.Mount{mount, reading, mount} { // an init container, and two lives of an app
+			c := run(t, pod, fmt.Sprintf("c%d", i), idle, m)
+			if got := exec(t, c, which); got != want {
+				t.Errorf("container %d has disk %q, the first had %q", i, got, want)
+			}
+			_, err := c.Exec(t.Context(), "sh", "-c", "echo x >>/data/file")
+			if (err == nil) == m.ReadOnly {
+				t.Errorf("container %d, read-only %v: writing gave %v", i, m.ReadOnly, err)
+			}
+			if err := c.Stop(t.Context(), 20); err != nil {
+				t.Error(err)
+			}
+			if err := c.Remove(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		// The last user is gone, and the pod goes on.
+		exec(t, bystander, "true")
+		if err := v.Expand(t.Context(), pod.UID, 2*gibibyte); err != nil {
+			t.Errorf("growing it while no container has it: %v", err)
+		}
+		c := run(t, pod, "last", idle, mount)
+		if got := exec(t, c, "cat /data/file"); got != "x\nx\n" {
+			t.Errorf("the volume holds %q", got)
+		}
+		if got := dataSize(t, c); got < 3*gibibyte/2 {
+			t.Errorf("it has %d bytes", got)
+		}
+		removePod(t, pod)
+	})
+}

@@ -24,7 +24,7 @@ func (s *Set) AttachRootfs(ctx context.Context, container string, r Rootfs) (*ag
 	w := wish{device: r.Device, fsType: r.FSType}
 	for _, option := range split(r.Options) {
 		switch {
-		case option == "loop", strings.HasPrefix(option, "X-"), strings.HasPrefix(option, "x-"):
+		case option == "loop", option == "direct-io", strings.HasPrefix(option, "X-"), strings.HasPrefix(option, "x-"):
 		case option == "ro":
 			w.readOnly = true
 		case option == "rw":

@@ -1,0 +1,95 @@
+package guestspec
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Rules as containerd writes them.
+var (
+	denyAll  = specs.LinuxDeviceCgroup{Allow: false, Access: "rwm"}
+	allowAll = specs.LinuxDeviceCgroup{Allow: true, Access: "rwm"}
+	null     = specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(1)), Minor: ptr(int64(3)), Access: "rwm"}
+	fuse     = specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rwm"}
+)
+
+func disk(access string) specs.LinuxDeviceCgroup {
+	return specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: ptr(int64(7)), Minor: ptr(int64(0)), Access: access}
+}
+
+func withRules(rules ...specs.LinuxDeviceCgroup) *specs.Spec {
+	return &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: rules}}}
+}
+
+func TestDeviceRulesForTheGuestSayNothingOfTheHostsDisks(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		in, want []specs.LinuxDeviceCgroup
+	}{
+		{"an ordinary container", []specs.LinuxDeviceCgroup{denyAll, null, disk("rwm"), fuse}, []specs.LinuxDeviceCgroup{denyAll, null, fuse}},
+		{"none at all", nil, []specs.LinuxDeviceCgroup{denyAll}},
+		{"a privileged one", []specs.LinuxDeviceCgroup{denyAll, null, allowAll}, []specs.LinuxDeviceCgroup{allowAll}},
+		{"with wildcards in numbers", []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Major: ptr(int64(-1)), Minor: ptr(int64(-1)), Access: "rwm"}},
+			[]specs.LinuxDeviceCgroup{allowAll}},
+		{"all, to be read only", []specs.LinuxDeviceCgroup{{Allow: true, Access: "r"}}, []specs.LinuxDeviceCgroup{denyAll}},
+		{"all, and then none", []specs.LinuxDeviceCgroup{allowAll, denyAll, null}, []specs.LinuxDeviceCgroup{denyAll, null}},
+	} {
+		if got := DeviceRules(withRules(tc.in...)); !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: %+v, want %+v", tc.name, got, tc.want)
+		}
+	}
+	if got := DeviceRules(&specs.Spec{Linux: &specs.Linux{}}); !reflect.DeepEqual(got, []specs.LinuxDeviceCgroup{denyAll}) {
+		t.Errorf("without resources: %+v", got)
+	}
+}
+
+func TestTheAccessToADiskIsThatOfItsRule(t *testing.T) {
+	loop := specs.LinuxDevice{Path: "/dev/xvda", Type: "b", Major: 7}
+	for _, tc := range []struct {
+		rules []specs.LinuxDeviceCgroup
+		want  string
+	}{
+		{[]specs.LinuxDeviceCgroup{denyAll, disk("r")}, "r"},
+		{[]specs.LinuxDeviceCgroup{denyAll, disk("mrw")}, "mrw"},
+		{[]specs.LinuxDeviceCgroup{denyAll, disk("r"), disk("rwm")}, "rwm"},
+		{[]specs.LinuxDeviceCgroup{denyAll, null}, "rwm"},
+		{[]specs.LinuxDeviceCgroup{disk("r"), allowAll}, "rwm"},
+		{[]specs.LinuxDeviceCgroup{disk("r=x")}, "rwm"},
+		{nil, "rwm"},
+	} {
+		if got := Access(withRules(tc.rules...), loop); got != tc.want {
+			t.Errorf("%+v: %q, want %q", tc.rules, got, tc.want)
+		}
+	}
+}
+
+func TestOnlyDisksThatWerePluggedInReachTheGuest(t *testing.T) {
+	s := full()
+	s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/xvda", Type: "b", Major: 7})
+	if _, _, err := For(s, Guest{ContainerID: "c1", Disks: []string{"/dev/other"}}); err == nil {
+		t.Error("a disk of the host that was not plugged in went through")
+	}
+	out, _, err := For(s, Guest{ContainerID: "c1", Disks: []string{"/dev/xvda"}, DeviceRules: []specs.LinuxDeviceCgroup{denyAll, null}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(out.Linux.Devices); n != 2 || !reflect.DeepEqual(out.Linux.Resources.Devices, []specs.LinuxDeviceCgroup{denyAll, null}) {
+		t.Errorf("%d devices, rules %+v", n, out.Linux.Resources.Devices)
+	}
+	if r := s.Linux.Resources; r != nil && reflect.DeepEqual(r.Devices, out.Linux.Resources.Devices) {
+		t.Error("the host's spec was changed")
+	}
+}
+
+func TestADeviceOfAPrivilegedContainerIsTheHostsByItsPath(t *testing.T) {
+	// No block device is sure to be on every host: what is not one of the host's by its path is somebody's choice.
+	chosen := specs.LinuxDevice{Path: "/dev/none/such", Type: "b", Major: 7}
+	character := specs.LinuxDevice{Path: "/dev/null", Type: "b", Major: 1, Minor: 3}
+	for _, d := range []specs.LinuxDevice{chosen, character} {
+		if HasHostDevices(withRules(allowAll), d) {
+			t.Errorf("%+v", d)
+		}
+	}
+}
