@@ -4,11 +4,59 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
+
+// loopMajor is the number of all loop devices.
+const loopMajor = 7
+
+// fileOfLoop says what file is behind a loop device, if there is one.
+func fileOfLoop(device string) (identity, bool) {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return identity{}, false
+	}
+	defer f.Close()
+	status, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if err != nil {
+		return identity{}, false
+	}
+	return identity{dev: status.Device, ino: status.Inode}, true
+}
+
+// checkLoops refuses an image file that the host uses through a loop device: mounted there, or in another machine.
+// QEMU's lock on the file says nothing of that.
+func checkLoops(id identity) error {
+	if id.rdev != 0 {
+		return nil // a block device is opened exclusively
+	}
+	loops, err := filepath.Glob("/sys/block/loop*/loop")
+	if err != nil {
+		return err
+	}
+	for _, dir := range loops {
+		device := filepath.Join("/dev", filepath.Base(filepath.Dir(dir)))
+		if file, ok := fileOfLoop(device); !ok || file != id {
+			continue
+		}
+		f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("%w: through %s", vm.ErrInUse, device)
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", directvolume.ErrDevice, err)
+		}
+	}
+	return nil
+}
 
 // loopSetCapacity is LOOP_SET_CAPACITY of include/uapi/linux/loop.h.
 const loopSetCapacity = 0x4c07

@@ -51,7 +51,7 @@ func (s *Set) attachDevice(ctx context.Context, container string, w wish, k kind
 	}
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
-	paths, err := s.claimFor(ctx, id, k, &undo)
+	paths, err := s.claimFor(ctx, id, w.device, k, &undo)
 	if err != nil {
 		return nil, wish{}, err
 	}
@@ -70,12 +70,17 @@ func (s *Set) attachDevice(ctx context.Context, container string, w wish, k kind
 
 // claimFor claims the records that are about the device, under whatever name, and returns their paths. One of a volume
 // that is mounted forbids every other use.
-func (s *Set) claimFor(ctx context.Context, id identity, k kind, undo *rollback.Stack) (paths []string, err error) {
+func (s *Set) claimFor(ctx context.Context, id identity, device string, k kind, undo *rollback.Stack) (paths []string, err error) {
 	entries, err := s.Records.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	same := append(backingOf(id), id)
+	same := []identity{id}
+	if unix.Major(id.rdev) == loopMajor {
+		if file, ok := fileOfLoop(device); ok {
+			same = append(same, file) // who has the one has the other
+		}
+	}
 	for _, e := range entries {
 		if e.Err != nil {
 			continue // nobody can have it by that one
@@ -99,25 +104,6 @@ func (s *Set) claimFor(ctx context.Context, id identity, k kind, undo *rollback.
 		paths = append(paths, e.VolumePath)
 	}
 	return paths, nil
-}
-
-// loopMajor is the number of all loop devices.
-const loopMajor = 7
-
-// backingOf returns the file behind a loop device: who has the one has the other.
-func backingOf(id identity) []identity {
-	if unix.Major(id.rdev) != loopMajor {
-		return nil
-	}
-	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/loop/backing_file", unix.Major(id.rdev), unix.Minor(id.rdev)))
-	if err != nil {
-		return nil // it has none, and cannot be plugged either
-	}
-	backing, _, err := identify(strings.TrimSuffix(string(text), "\n"))
-	if err != nil {
-		return nil // deleted, or in another mount namespace
-	}
-	return []identity{backing}
 }
 
 // HostDevice finds the device node of a block device on this host by its number.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
 // loop makes a block device of an image file.
@@ -152,6 +153,25 @@ func TestARawVolumeOfAnotherSandboxIsRefused(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	h.state(path, 0, false)
+}
+
+// QEMU locks the file and the host locks the loop device: neither sees the other.
+func TestAFileThatTheHostHasThroughALoopDeviceIsRefused(t *testing.T) {
+	h := newHost(t)
+	path := h.record("v", nil)
+	device := h.loop("v")
+	held, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0) // as a mount does
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.set.Attach(t.Context(), "c1", path); !errors.Is(err, vm.ErrInUse) || !strings.Contains(err.Error(), device) {
+		t.Errorf("mounted on the host: %v", err)
+	}
+	h.state(path, 0, false)
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.attach("c1", path) // a loop device that nobody uses does no harm
 }
 
 func TestARootFileSystemGoesWithItsContainer(t *testing.T) {

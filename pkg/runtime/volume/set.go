@@ -18,9 +18,10 @@ import (
 )
 
 var (
-	// ErrDisabled says that a volume is recorded and the configuration forbids block devices in the guest. Sharing
-	// the recorded folder instead would give the container an empty folder of the host.
-	ErrDisabled = errors.New("a direct volume is recorded, but disable_block_device_use = true in the configuration")
+	// ErrDisabled says that a volume is recorded, or a device asked for, and the configuration forbids block devices in
+	// the guest. Sharing the recorded folder instead would give the container an empty folder of the host.
+	ErrDisabled = errors.New("it takes a block device in the guest, which disable_block_device_use = true in the " +
+		"configuration forbids")
 	// ErrReadOnly says that the disk is plugged read-only and somebody wants to change it.
 	ErrReadOnly = errors.New("the volume's disk is plugged read-only")
 	// ErrUnsupported says that a record asks for what this runtime does not do and must not pretend to have done.
@@ -184,6 +185,9 @@ func (s *Set) plug(ctx context.Context, w wish, k kind, sources []string) (_ *di
 	d := &disk{
 		busy: semaphore.NewWeighted(1), id: w.identity.diskID(), kind: k, device: w.device, readOnly: w.readOnly,
 		paths: make(map[string]struct{}), users: make(map[string]struct{}),
+	}
+	if err := checkLoops(w.identity); err != nil {
+		return nil, fmt.Errorf("plug in %s: %w", w.device, err)
 	}
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
