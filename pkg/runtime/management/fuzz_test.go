@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
@@ -32,20 +33,40 @@ func (b fuzzBackend) ResizeVolume(_ context.Context, device string, sizeBytes ui
 	return nil
 }
 
+func (b fuzzBackend) FreezeVolume(_ context.Context, device string, limit time.Duration) (directvolume.Freeze, error) {
+	if device == "" || limit < 0 || limit > directvolume.MaxFreeze {
+		b.t.Errorf("freeze of %q for %s", device, limit)
+	}
+	return directvolume.Freeze{}, nil
+}
+
+func (b fuzzBackend) ThawVolume(_ context.Context, device string, _ uint64) (directvolume.Thaw, error) {
+	if device == "" {
+		b.t.Error("thaw of no device")
+	}
+	return directvolume.Thaw{}, nil
+}
+
 func FuzzRequests(f *testing.F) {
 	for _, body := range []string{
 		"", "{", "null", "[]", `{"VolumePath":"/dev/x","Size":1}`, `{"VolumePath":"/dev/x","Size":-1}`, `{"VolumePath":1}`,
 		`{"VolumePath":"/dev/x","Size":1e300}`, `{"VolumePath":"/dev/x","Size":18446744073709551616}`, "\xff\x00",
 	} {
-		f.Add(directvolume.PathResize, "", []byte(body))
+		for _, path := range []string{directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw} {
+			f.Add(path, "", []byte(body))
+		}
 	}
+	f.Add(directvolume.PathFreeze, "", []byte(`{"VolumePath":"/dev/x","LimitMilliseconds":18446744073709551615}`))
+	f.Add(directvolume.PathFreeze, "", []byte(`{"VolumePath":"/dev/x","LimitMilliseconds":9223372036855}`))
 	for _, query := range []string{"", "path=", "path=%", "path=%2Fdev%2Fx", "path=/dev/x&path=/dev/y", "path=L2Rldi94", ";;;;", "path=%00"} {
 		f.Add(directvolume.PathStats, query, []byte(nil))
 	}
 	f.Fuzz(func(t *testing.T, path, query string, body []byte) {
 		r := httptest.NewRequest(http.MethodPost, "http://shim/", bytes.NewReader(body))
 		r.URL = &url.URL{Path: path, RawQuery: query}
-		for _, known := range []string{directvolume.PathStats, directvolume.PathResize} {
+		for _, known := range []string{
+			directvolume.PathStats, directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw,
+		} {
 			if path == known {
 				w := httptest.NewRecorder()
 				routes(fuzzBackend{t: t}, slog.New(slog.DiscardHandler)).ServeHTTP(w, r)
