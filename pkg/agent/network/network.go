@@ -6,11 +6,14 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -111,8 +114,22 @@ func apply(link netlink.Link, want *agentproto.Interface) error {
 	if err := setAddresses(link, want.GetIPAddresses()); err != nil {
 		return err
 	}
+	if err := trustLinkLocal(cmp.Or(want.GetName(), link.Attrs().Name)); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring up: %w", err)
+	}
+	return nil
+}
+
+// trustLinkLocal lets the kernel use the IPv6 address that it makes of the
+// hardware address at once, instead of asking around for a second first: the
+// host has the same of the same. A kernel without IPv6 has nothing to ask.
+func trustLinkLocal(name string) error {
+	err := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "accept_dad"), []byte("0"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("duplicate address detection: %w", err)
 	}
 	return nil
 }

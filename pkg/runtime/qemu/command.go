@@ -22,6 +22,8 @@ const firstBridgeSlot = 2
 type inherited struct {
 	qmp, console, vsock int
 	cid                 uint32 // of vsock
+	nics                []wiredNIC
+	vhost               bool // whether the host's kernel moves their frames
 }
 
 // arguments is QEMU's command line for the machine c, without the program. c has its defaults.
@@ -48,7 +50,7 @@ func arguments(c Config, fds inherited) []string {
 		a = append(a, "-chardev", "socket,id=share,path="+escape(c.ShareSocket),
 			"-device", "vhost-user-fs-pci,chardev=share,tag="+escape(c.ShareTag)+",queue-size=1024")
 	}
-	return a
+	return append(a, nicDevices(fds.nics, fds.vhost)...)
 }
 
 // board is processor and memory.

@@ -2,10 +2,13 @@ package qemu
 
 import (
 	"flag"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -24,6 +27,12 @@ func TestCommandLine(t *testing.T) {
 			c.ShareSocket, c.MemoryMiB, c.VCPUs = "/run/a,b/fs.sock", 512, 4
 		}, port},
 		{"vsock", func(c *Config) { c.KernelParams = []string{"panic=10", "agent.log=debug"} }, inherited{qmp: 3, console: 4, vsock: 5, cid: 77}},
+		{"two-cards", func(c *Config) { c.VCPUs = 2 }, inherited{qmp: 3, console: 4, nics: []wiredNIC{
+			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}}, {vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}, []int{6, 7}},
+		}}},
+		{"vhost-net", func(*Config) {}, inherited{qmp: 3, console: 4, vhost: true, nics: []wiredNIC{
+			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}},
+		}}},
 		{"scsi-two-bridges", func(c *Config) { c.BlockDriver, c.Bridges = VirtioSCSI, 2 }, port},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

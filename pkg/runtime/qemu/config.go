@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
 // Accelerators of Config.Accel.
@@ -54,6 +56,8 @@ type Config struct {
 	// Vsock asks for a vsock device. It is a wish: hosts without vhost-vsock get a virtio-serial port instead,
 	// which AgentURL and the guest's kernel command line both say.
 	Vsock bool
+	// NICs are the machine's network cards, at most MaxNICs; NICPath says where the guest finds them.
+	NICs []vm.NIC
 	// Lease, if set, is inherited by QEMU, so that a lock on it lasts as long as the machine.
 	Lease *os.File
 	// Console receives what the guest writes to its console, in whole lines of at most 1 KiB, at a bounded
@@ -128,6 +132,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("block I/O engine %q (block_device_aio): use threads, native or io_uring", c.BlockAIO)
 	case c.MemorySlots < 0 || c.MemorySlots > maxSlots:
 		return c, fmt.Errorf("%d slots for memory (memory_slots): a machine has 1 to %d", c.MemorySlots, maxSlots)
+	case len(c.NICs) > MaxNICs:
+		return c, fmt.Errorf("%d network cards: a machine has room for %d", len(c.NICs), MaxNICs)
 	case c.MemoryMiB < 0 || c.VCPUs < 0:
 		return c, fmt.Errorf("%d MiB of memory and %d processors are no machine", c.MemoryMiB, c.VCPUs)
 	}

@@ -50,6 +50,14 @@ func (m *Machine) connectWires() (_ *wires, err error) {
 	if m.cfg.Lease != nil {
 		w.pass(m.cfg.Lease) // QEMU keeps it open without knowing of it, and a lock on it lives as long
 	}
+	for _, nic := range m.cfg.NICs {
+		wired := wiredNIC{NIC: nic}
+		for _, tap := range nic.Taps {
+			wired.taps = append(wired.taps, w.pass(tap))
+		}
+		w.fds.nics = append(w.fds.nics, wired)
+	}
+	w.fds.vhost = len(m.cfg.NICs) > 0 && hasVhostNet()
 	return w, nil
 }
 

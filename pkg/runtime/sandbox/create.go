@@ -24,8 +24,8 @@ const monitorAddress = "monitor_address"
 
 // Create boots the machine and makes the sandbox in it. On error everything is undone.
 //
-// The order is that of what the next step leans on: lease, state, file share, machine, agent, sandbox in the guest,
-// management socket. A volume is claimed only with a container, so that whoever reads a claim finds the socket.
+// The order is that of what the next step leans on: lease, state, file share, network, machine, agent, network and sandbox
+// in the guest, management socket. A volume is claimed only with a container, so that whoever reads a claim finds the socket.
 func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 	if o, err = o.withDefaults(); err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", o.ID, err)
@@ -44,8 +44,10 @@ func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 		{"size the virtual machine", s.planSize},
 		{"take the lease", s.takeLease},
 		{"share files", s.startShare},
+		{"join the pod's network", s.joinNetwork},
 		{"start the virtual machine", s.startMachine},
 		{"reach the agent in the guest", s.reachAgent},
+		{"set up the network in the guest", s.setUpNetwork},
 		{"make the sandbox in the guest", s.makeSandbox},
 		{"listen for the management of volumes", s.listen},
 	} {
@@ -56,7 +58,7 @@ func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 	s.life, s.endLife = context.WithCancel(context.Background())
 	go s.watch()
 	s.log.Info("sandbox is ready", "hypervisor", s.PID(), "agent", s.AgentURL(), "agentVersion", s.features.Version,
-		"network", "none: the guest has its loopback interface only")
+		"networkCards", len(s.network.NICs()))
 	return s, nil
 }
 
@@ -100,6 +102,7 @@ func (s *Sandbox) startMachine(ctx context.Context, o Options, undo *rollback.St
 	s.machine = o.newMachine(c)
 	undo.Push("stop the virtual machine", s.machine.Stop)
 	s.started = time.Now()
+	defer s.network.HandedOver()
 	return s.machine.Start(ctx)
 }
 
@@ -119,7 +122,7 @@ func (s *Sandbox) machineConfig() (qemu.Config, error) {
 		ID: s.id, Dir: s.roots.vmDir(s.id), QEMU: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, KernelParams: params,
 		Accel: s.config.Direct.Accel, MemoryMiB: s.size.now.MemoryMiB, VCPUs: s.size.now.VCPUs, Bridges: h.Bridges,
 		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO,
-		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag,
+		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag, NICs: s.network.NICs(),
 		Vsock: true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
 	}
 	if !s.config.Runtime.StaticResources {

@@ -12,6 +12,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 	"github.com/katadirect/katadirect/pkg/runtime/config"
 	"github.com/katadirect/katadirect/pkg/runtime/management"
+	"github.com/katadirect/katadirect/pkg/runtime/network"
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 	"github.com/katadirect/katadirect/pkg/runtime/volume"
@@ -29,6 +30,7 @@ type Sandbox struct {
 	lease      *os.File
 	state      *stateFile
 	share      *share.Share
+	network    *network.Network
 	machine    vm.Machine
 	console    *console
 	agent      *agentclient.Client

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/katadirect/katadirect/internal/durable"
+	"github.com/katadirect/katadirect/pkg/runtime/network"
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
 
@@ -20,6 +21,8 @@ type remains struct {
 	Bundle string `json:"bundle"`
 	// Daemon is the running virtiofsd.
 	Daemon share.Process `json:"virtiofsd"`
+	// Network is what the pod's network namespace holds of this.
+	Network network.Remains `json:"network"`
 	// Rootfs are the paths at which root file systems are mounted.
 	Rootfs []string `json:"rootfs"`
 	// EmptyDirs are the folders of emptyDir volumes behind which there is a disk, or was to be.
@@ -46,6 +49,13 @@ func (f *stateFile) setDaemon(p share.Process) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now.Daemon = p
+	return f.write()
+}
+
+func (f *stateFile) setNetwork(n network.Remains) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now.Network = n
 	return f.write()
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/network"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
@@ -46,6 +47,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	// All of it is tried, whatever fails.
 	err = errors.Join(err,
 		s.management.Close(ctx),
+		s.network.Close(ctx),
 		s.share.Close(ctx),
 		s.volumes.Release(ctx),
 		removeEmptyDirs(ctx, s.roots.records(), s.state.emptyDirs()),
@@ -124,6 +126,7 @@ func Cleanup(ctx context.Context, id string, roots Roots) error {
 	}
 	err := errors.Join(
 		share.Cleanup(ctx, roots.Share, id, left.Daemon, left.Rootfs),
+		network.Cleanup(ctx, left.Network),
 		roots.records().ReleaseAll(ctx, id),
 		removeEmptyDirs(ctx, roots.records(), left.EmptyDirs),
 	)

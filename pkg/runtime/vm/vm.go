@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 )
 
 // Machine is one pod's virtual machine. Its methods may be called from several goroutines at once; disk
@@ -68,6 +69,14 @@ type Disk struct {
 type DiskAddress struct {
 	Driver string
 	Source string
+}
+
+// NIC is a network card that the machine has from its start. What carries its frames belongs to the caller, who
+// closes it when the machine has started; the machine has its own copies then.
+type NIC struct {
+	MAC net.HardwareAddr
+	// Taps are the queues of an open tap device.
+	Taps []*os.File
 }
 
 var (

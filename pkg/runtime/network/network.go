@@ -1,0 +1,132 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
+)
+
+// Model is a way for frames to travel between a pod's interfaces and its machine, by the name that
+// internetworking_model has for it.
+type Model string
+
+// Models.
+const (
+	// TCFilter: a tap beside each interface, and traffic control that sends everything from the one to the other.
+	TCFilter Model = "tcfilter"
+	// None: the machine has its loopback interface only.
+	None Model = "none"
+)
+
+// maxInterfaces is how many cards a machine can have; see qemu.
+const maxInterfaces = 14
+
+// Config says which network a machine is to have.
+type Config struct {
+	// Namespace is the path of the pod's network namespace; empty if the pod has none of its own.
+	Namespace string
+	Model     Model
+	// Queues is the number of queues of each card.
+	Queues int
+	// Record is told what Cleanup will need before it is needed.
+	Record func(Remains) error
+	Log    *slog.Logger
+}
+
+// Remains is what a later process must know to clean up.
+type Remains struct {
+	// Namespace is the path of a network namespace in which something was made.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// Network is a pod's network, joined to its machine.
+type Network struct {
+	namespace *namespace // nil if nothing was made in it
+	found     found
+	nics      []vm.NIC
+	undo      rollback.Stack
+}
+
+// Open looks at the pod's namespace and wires each of its interfaces. Nothing of it is left on error.
+func Open(ctx context.Context, c Config) (_ *Network, err error) {
+	n := &Network{}
+	if c.Model == None {
+		return n, nil
+	}
+	if c.Namespace == "" {
+		c.Log.Warn("the pod has no network namespace of its own (host networking, perhaps): its machine has a loopback interface only")
+		return n, nil
+	}
+	if err := c.Record(Remains{Namespace: c.Namespace}); err != nil {
+		return nil, err
+	}
+	if n.namespace, err = openNamespace(c.Namespace); err != nil {
+		return nil, err
+	}
+	n.undo.Push("close the namespace", func(context.Context) error { return n.namespace.close() })
+	defer n.undo.OnError(ctx, &err)
+	if n.found, err = n.namespace.scan(c.Log); err != nil {
+		return nil, err
+	}
+	if got := len(n.found.interfaces); got > maxInterfaces {
+		return nil, fmt.Errorf("the pod has %d interfaces, a machine has room for %d", got, maxInterfaces)
+	}
+	for _, i := range n.found.interfaces {
+		tap, err := n.namespace.join(i, c.Queues, &n.undo)
+		if err != nil {
+			return nil, err
+		}
+		n.nics = append(n.nics, vm.NIC{MAC: i.mac, Taps: tap.queues})
+	}
+	return n, nil
+}
+
+// NICs are the cards that the machine needs, with the descriptors that it must inherit.
+func (n *Network) NICs() []vm.NIC { return n.nics }
+
+// HandedOver closes this process' copies of the descriptors: the network is to end with the machine.
+func (n *Network) HandedOver() {
+	for _, nic := range n.nics {
+		for _, f := range nic.Taps {
+			_ = f.Close() // nothing was written
+		}
+	}
+}
+
+// Close takes everything back. The machine has ended before. It is idempotent.
+func (n *Network) Close(ctx context.Context) error {
+	err := n.undo.Run(ctx)
+	n.undo.Keep()
+	return err
+}
+
+// Cleanup takes back what a process that died has left. A namespace that is gone has taken everything along.
+func Cleanup(_ context.Context, r Remains) error {
+	if r.Namespace == "" {
+		return nil
+	}
+	n, err := openNamespace(r.Namespace)
+	switch {
+	case errors.Is(err, ErrNoNamespace), errors.Is(err, ErrHostNetwork), errors.Is(err, fs.ErrNotExist), errors.Is(err, os.ErrPermission):
+		return nil
+	case err != nil:
+		return err
+	}
+	links, err := n.LinkList()
+	if err != nil {
+		return errors.Join(fmt.Errorf("clean up network namespace %s: %w", r.Namespace, err), n.close())
+	}
+	var errs []error
+	for _, link := range links {
+		if err := n.unredirect(link.Attrs().Index); err != nil {
+			errs = append(errs, fmt.Errorf("clean up interface %s: %w", link.Attrs().Name, err))
+		}
+	}
+	return errors.Join(errors.Join(errs...), n.close())
+}

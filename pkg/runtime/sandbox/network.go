@@ -1,0 +1,43 @@
+package sandbox
+
+import (
+	"context"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/runtime/network"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
+)
+
+// joinNetwork wires the pod's interfaces for the machine that is about to start.
+func (s *Sandbox) joinNetwork(ctx context.Context, o Options, undo *rollback.Stack) (err error) {
+	s.network, err = network.Open(ctx, network.Config{
+		Namespace: networkNamespace(o.Spec), Model: network.Model(s.config.Runtime.NetworkModel),
+		Queues: qemu.NICQueues(s.config.Hypervisor.VCPUs), Record: s.state.setNetwork, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	undo.Push("leave the pod's network", s.network.Close)
+	return nil
+}
+
+// networkNamespace is the path of the pod's network namespace; empty for a pod that shares the host's, and for one
+// that is to get an empty one.
+func networkNamespace(spec *specs.Spec) string {
+	if spec.Linux == nil {
+		return ""
+	}
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == specs.NetworkNamespace {
+			return n.Path
+		}
+	}
+	return ""
+}
+
+// setUpNetwork has the guest set up its cards. It comes before the sandbox is made, as with Kata.
+func (s *Sandbox) setUpNetwork(ctx context.Context, _ Options, _ *rollback.Stack) error {
+	return s.network.Configure(ctx, s.agent, qemu.NICPath)
+}
