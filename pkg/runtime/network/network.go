@@ -56,8 +56,12 @@ type Network struct {
 // Open looks at the pod's namespace and wires each of its interfaces. Nothing of it is left on error.
 func Open(ctx context.Context, c Config) (_ *Network, err error) {
 	n := &Network{}
-	if c.Model == None {
+	switch c.Model {
+	case None:
 		return n, nil
+	case TCFilter:
+	default:
+		return nil, fmt.Errorf("internetworking_model = %q is not supported: use %s or %s", c.Model, TCFilter, None)
 	}
 	if c.Namespace == "" {
 		c.Log.Warn("the pod has no network namespace of its own (host networking, perhaps): its machine has a loopback interface only")

@@ -188,12 +188,10 @@ func TestWhatCannotGoIntoAMachineStaysOutsideAndIsNamed(t *testing.T) {
 	pod.must(pod.LinkSetMaster(port, bridge))
 	pod.add(&netlink.Macvlan{Mode: netlink.MACVLAN_MODE_BRIDGE, LinkAttrs: netlink.LinkAttrs{Name: "on-eth0", ParentIndex: eth0.Attrs().Index}})
 	pod.must(pod.do(func() error {
-		err := netlink.LinkAdd(&netlink.Tuntap{
-			LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI, Queues: 1})
-		return err
+		return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN})
 	}))
 	pod.must(pod.LinkSetUp(pod.link("tun0")))
-	pod.must(pod.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "down0"}}))
+	pod.must(pod.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "down0"}}))
 
 	var said bytes.Buffer
 	f, err := pod.scan(slog.New(slog.NewTextHandler(&said, nil)))

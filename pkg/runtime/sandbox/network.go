@@ -13,7 +13,7 @@ import (
 // joinNetwork wires the pod's interfaces for the machine that is about to start.
 func (s *Sandbox) joinNetwork(ctx context.Context, o Options, undo *rollback.Stack) (err error) {
 	s.network, err = network.Open(ctx, network.Config{
-		Namespace: networkNamespace(o.Spec), Model: network.Model(s.config.Runtime.NetworkModel),
+		Namespace: networkNamespace(o.Spec), Model: s.networkModel(),
 		Queues: qemu.NICQueues(s.config.Hypervisor.VCPUs), Record: s.state.setNetwork, Log: s.log,
 	})
 	if err != nil {
@@ -21,6 +21,13 @@ func (s *Sandbox) joinNetwork(ctx context.Context, o Options, undo *rollback.Sta
 	}
 	undo.Push("leave the pod's network", s.network.Close)
 	return nil
+}
+
+func (s *Sandbox) networkModel() network.Model {
+	if s.config.Runtime.DisableNewNetNS {
+		return network.None
+	}
+	return network.Model(s.config.Runtime.NetworkModel)
 }
 
 // networkNamespace is the path of the pod's network namespace; empty for a pod that shares the host's, and for one
