@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/katadirect/katadirect/internal/guestimage"
 )
 
 // bareMachine is a QEMU with as little around it as boots: the floor. Its guest is bareguest, its control client the
@@ -36,6 +38,22 @@ const (
 const bareCommandLine = "quiet panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=0 mitigations=off nokaslr audit=0 " +
 	"random.trust_cpu=on cryptomgr.notests"
 
+// bareArgs are QEMU's for a bare machine with its sockets in dir.
+func bareArgs(e *env, dir string, image guestimage.Image) []string {
+	accel, cpu := "tcg,thread=multi", "max"
+	if e.accel == "kvm" {
+		accel, cpu = "kvm", "host"
+	}
+	return []string{
+		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
+		"-machine", "q35", "-accel", accel, "-cpu", cpu, "-m", strconv.Itoa(memoryMiB), "-smp", "1",
+		"-kernel", image.Kernel, "-initrd", image.Initrd, "-append", bareCommandLine,
+		"-qmp", "unix:" + dir + "/qmp.sock,server=on,wait=off",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=guest,path=" + dir + "/guest.sock,server=on,wait=off",
+		"-device", "virtserialport,chardev=guest,name=bare.0",
+	}
+}
+
 // startBare boots a bare machine and returns when its guest has answered, and how long that took. With plug it has
 // a bridge for hot-plugged disks.
 func startBare(ctx context.Context, e *env, plug bool) (_ *bareMachine, boot time.Duration, err error) {
@@ -48,18 +66,7 @@ func startBare(ctx context.Context, e *env, plug bool) (_ *bareMachine, boot tim
 			m.stop()
 		}
 	}()
-	accel, cpu := "tcg,thread=multi", "max"
-	if e.accel == "kvm" {
-		accel, cpu = "kvm", "host"
-	}
-	args := []string{
-		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
-		"-machine", "q35", "-accel", accel, "-cpu", cpu, "-m", strconv.Itoa(memoryMiB), "-smp", "1",
-		"-kernel", e.bareImage.Kernel, "-initrd", e.bareImage.Initrd, "-append", bareCommandLine,
-		"-qmp", "unix:" + m.dir + "/qmp.sock,server=on,wait=off",
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=guest,path=" + m.dir + "/guest.sock,server=on,wait=off",
-		"-device", "virtserialport,chardev=guest,name=bare.0",
-	}
+	args := bareArgs(e, m.dir, e.bareImage)
 	if plug {
 		args = append(args, "-device",
 			"pci-bridge,id=br0,bus=pcie.0,addr=02,chassis_nr=1,shpc=off,io-reserve=8k,mem-reserve=2m,pref64-reserve=1m")

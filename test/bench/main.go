@@ -38,6 +38,7 @@ var measurements = []measurement{
 	{"memory", 3, measureMemory},
 	{"create", 5, measureCreate},
 	{"files", 3, measureFiles},
+	{"network", 5, measureNetwork},
 }
 
 // measurementTimeout bounds one measurement, whatever goes wrong in it.

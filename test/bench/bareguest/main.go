@@ -9,6 +9,8 @@
 //	umount DIR
 //	grow DIR BYTES        wait until its disk has that size, grow the mounted ext4 to it
 //	size DIR              the size of the file system mounted there, in bytes
+//	net ADDRESS           bring the network card up with the IPv4 address, of a network of 256
+//	send ADDRESS PORT N   send N bytes by TCP, and wait until they have been read: microseconds
 package main
 
 import (
@@ -44,7 +46,7 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	if err := loadModules(); err != nil {
+	if err := loadModules("boot"); err != nil {
 		return err
 	}
 	port, err := openPort()
@@ -69,7 +71,7 @@ func serve() error {
 	return lines.Err()
 }
 
-func loadModules() error {
+func loadModules(group string) error {
 	data, err := os.ReadFile("/etc/katadirect/modules.json")
 	if err != nil {
 		return err
@@ -78,7 +80,7 @@ func loadModules() error {
 	if err := json.Unmarshal(data, &groups); err != nil {
 		return err
 	}
-	for _, file := range groups["boot"] {
+	for _, file := range groups[group] {
 		f, err := os.Open(file)
 		if err != nil {
 			return err
@@ -141,6 +143,10 @@ func (g *guest) do(words []string) (int64, error) {
 			return 0, err
 		}
 		return 0, g.grow(words[1], size)
+	case words[0] == "net" && len(words) == 2:
+		return 0, bringUp(words[1])
+	case words[0] == "send" && len(words) == 4:
+		return send(words[1], words[2], words[3])
 	case words[0] == "size" && len(words) == 2:
 		var s unix.Statfs_t
 		err := unix.Statfs(words[1], &s)

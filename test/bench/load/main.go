@@ -5,6 +5,8 @@
 //	load FOLDER random-write|random-read           pieces of 4 KiB per second, all over that file
 //	load FOLDER fsync                              appended and flushed pieces of 4 KiB per second
 //	load FOLDER create|stat                        small files per second
+//	load ADDRESS:PORT send                         MB/s by TCP, to
+//	load ADDRESS:PORT sink                         which runs until it is killed
 //
 // What is read is not in the guest's memory before. What is written has reached the host when the clock is stopped.
 package main
@@ -41,6 +43,8 @@ var works = map[string]work{
 	"fsync":            fsync,
 	"create":           create,
 	"stat":             stat,
+	"send":             send,
+	"sink":             sink,
 }
 
 func main() {
