@@ -129,7 +129,7 @@ func TestClockRandomnessProcessorsAndMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"kata_guest_meminfo{item=\"memtotal\"} ", "kata_guest_load{item=\"load1\"} ", "kata_agent_total_rss "} {
+	for _, want := range []string{"kata_guest_meminfo{item=\"mem_total\"} ", "kata_guest_load{item=\"load1\"} ", "kata_agent_total_rss "} {
 		if !strings.Contains(metrics.GetMetrics(), "\n"+want) {
 			t.Errorf("no %q in the metrics", want)
 		}

@@ -77,6 +77,7 @@ type Client struct {
 	gone     chan struct{}
 	limits   map[string]time.Duration // by method; those not named have requestTimeout, 0 is none
 	features Features
+	times    callTimes
 }
 
 // New makes a client of the connection and owns it from now on.
@@ -129,7 +130,10 @@ func (c *Client) call(
 		deadline, _ := ctx.Deadline()
 		req.TimeoutNano = time.Until(deadline).Nanoseconds()
 	}
-	if err := invoke(ctx, req, resp); err != nil {
+	began := time.Now()
+	err := invoke(ctx, req, resp)
+	c.times.took(req.Method, time.Since(began))
+	if err != nil {
 		return c.failure(ctx, req.Method, err)
 	}
 	if s := resp.GetStatus(); s.GetCode() != int32(codes.OK) {

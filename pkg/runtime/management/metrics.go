@@ -1,20 +1,18 @@
 package management
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 )
 
 // Metrics is what the sandbox knows about itself; what the kernel knows about the processes is read when asked.
 type Metrics struct {
-	// HypervisorPID is 0 when there is none.
-	HypervisorPID int
+	// HypervisorPID and VirtiofsdPID are 0 when there is none.
+	HypervisorPID, VirtiofsdPID int
 	// Containers and Volumes are how many there are now.
 	Containers, Volumes int
 	// Boot is from the hypervisor's start to the agent's first answer. Hotplug is how long the hypervisor took to take
@@ -22,70 +20,58 @@ type Metrics struct {
 	Boot, Hotplug time.Duration
 	// Resizes counts those of direct volumes that succeeded, ResizeFailures those that did not.
 	Resizes, ResizeFailures uint64
+	// Calls are how long the agent took for each kind of call.
+	Calls []agentclient.CallTimes
+	// Guest is what the agent says of itself and its machine, as Prometheus text, and GuestError why there is none. It
+	// is not trusted.
+	Guest      string
+	GuestError error
 }
 
 // writeTo writes Prometheus' text format, which is simple enough not to need the client library: that alone would
-// take a tenth of the memory the shim may have. The kata_ names are Kata's.
+// take a tenth of the memory the shim may have. The kata_ names, their labels and units are Kata's.
 func (m Metrics) writeTo(w io.Writer) error {
-	var b bytes.Buffer
-	shim := readProcess(os.Getpid())
-	write(&b, "kata_shim_process_resident_memory_bytes", "Resident memory of the shim.", "gauge", shim.residentBytes)
-	write(&b, "kata_shim_threads", "Threads of the shim.", "gauge", shim.threads)
-	write(&b, "kata_shim_fds", "Open files of the shim.", "gauge", shim.files)
-	write(&b, "kata_shim_go_goroutines", "Goroutines of the shim.", "gauge", uint64(runtime.NumGoroutine()))
+	var e exposition
+	e.process("kata_shim", "the shim", os.Getpid())
+	e.goRuntime("kata_shim")
+	e.calls("kata_shim_agent_rpc_durations_histogram_milliseconds", "How long calls of the agent took.", m.Calls)
 	if m.HypervisorPID > 0 {
-		h := readProcess(m.HypervisorPID)
-		write(&b, "kata_hypervisor_threads", "Threads of the hypervisor.", "gauge", h.threads)
-		write(&b, "kata_hypervisor_fds", "Open files of the hypervisor.", "gauge", h.files)
-		write(&b, "katadirect_hypervisor_resident_memory_bytes", "Resident memory of the hypervisor.", "gauge", h.residentBytes)
+		e.process("kata_hypervisor", "the hypervisor", m.HypervisorPID)
+		e.netDevices("kata_hypervisor_netdev", "Network interfaces of the hypervisor's network namespace.", m.HypervisorPID)
+		e.single("katadirect_hypervisor_resident_memory_bytes", "Resident memory of the hypervisor.", gauge,
+			float64(readStatus(m.HypervisorPID)["vmrss"]))
 	}
-	write(&b, "katadirect_containers", "Containers in the sandbox.", "gauge", uint64(m.Containers))
-	write(&b, "katadirect_direct_volumes", "Direct volumes plugged into the machine.", "gauge", uint64(m.Volumes))
-	writeSeconds(&b, "katadirect_boot_seconds", "From the hypervisor's start to the agent's first answer.", m.Boot)
-	writeSeconds(&b, "katadirect_hotplug_seconds", "How long the hypervisor took to take the latest direct volume.", m.Hotplug)
-	write(&b, "katadirect_direct_volume_resizes_total", "Direct volumes that were grown.", "counter", m.Resizes)
-	write(&b, "katadirect_direct_volume_resize_failures_total", "Growing a direct volume failed.", "counter", m.ResizeFailures)
-	_, err := w.Write(b.Bytes())
+	if m.VirtiofsdPID > 0 {
+		e.process("kata_virtiofsd", "virtiofsd", m.VirtiofsdPID)
+	}
+	e.single("katadirect_containers", "Containers in the sandbox.", gauge, float64(m.Containers))
+	e.single("katadirect_direct_volumes", "Direct volumes plugged into the machine.", gauge, float64(m.Volumes))
+	e.single("katadirect_boot_seconds", "From the hypervisor's start to the agent's first answer.", gauge, m.Boot.Seconds())
+	e.single("katadirect_hotplug_seconds", "How long the hypervisor took to take the latest direct volume.", gauge, m.Hotplug.Seconds())
+	e.single("katadirect_direct_volume_resizes_total", "Direct volumes that were grown.", counter, float64(m.Resizes))
+	e.single("katadirect_direct_volume_resize_failures_total", "Growing a direct volume failed.", counter, float64(m.ResizeFailures))
+	answered := 1.0
+	if m.GuestError != nil {
+		answered = 0
+	}
+	e.single("katadirect_guest_metrics_up", "Whether the agent has told the guest's figures.", gauge, answered)
+	e.guest(m.Guest)
+	_, err := w.Write(e.Bytes())
 	return err
 }
 
-func write(b *bytes.Buffer, name, help, kind string, value uint64) {
-	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n%s %d\n", name, help, name, kind, name, value)
-}
-
-func writeSeconds(b *bytes.Buffer, name, help string, d time.Duration) {
-	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s gauge\n%s %g\n", name, help, name, name, d.Seconds())
-}
-
-type process struct{ residentBytes, threads, files uint64 }
-
-// readProcess reads what proc(5) says; of a process that is gone, nothing.
-func readProcess(pid int) process {
-	dir := "/proc/" + strconv.Itoa(pid)
-	var p process
-	status, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		return p
+// goRuntime writes what Kata's shim has of Prometheus' library for Go, as far as it costs nothing to find out: reading
+// the memory statistics stops the world.
+func (e *exposition) goRuntime(prefix string) {
+	e.single(prefix+"_go_goroutines", "Goroutines of the shim.", gauge, float64(runtime.NumGoroutine()))
+	e.family(prefix+"_go_info", "The shim's Go.", gauge)
+	e.sample(prefix+"_go_info", 1, "version", runtime.Version())
+	status := readStatus(os.Getpid())
+	e.single(prefix+"_go_threads", "Threads of the shim.", gauge, float64(status["threads"]))
+	e.single(prefix+"_process_resident_memory_bytes", "Resident memory of the shim.", gauge, float64(status["vmrss"]))
+	e.single(prefix+"_process_virtual_memory_bytes", "Virtual memory of the shim.", gauge, float64(status["vmsize"]))
+	if times := readTimes(os.Getpid()); len(times) > 0 {
+		const ticksPerSecond = 100 // USER_HZ, the same on every Linux
+		e.single(prefix+"_process_cpu_seconds_total", "Processor time of the shim.", counter, (times[0]+times[1])/ticksPerSecond)
 	}
-	for line := range strings.SplitSeq(string(status), "\n") {
-		key, value, _ := strings.Cut(line, ":")
-		fields := strings.Fields(value)
-		if len(fields) == 0 {
-			continue
-		}
-		n, err := strconv.ParseUint(fields[0], 10, 64)
-		if err != nil {
-			continue
-		}
-		switch key {
-		case "VmRSS":
-			p.residentBytes = n << 10
-		case "Threads":
-			p.threads = n
-		}
-	}
-	if files, err := os.ReadDir(dir + "/fd"); err == nil {
-		p.files = uint64(len(files))
-	}
-	return p
 }

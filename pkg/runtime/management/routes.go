@@ -23,7 +23,7 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 		directvolume.PathThaw:     func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
 		directvolume.PathList:     func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
 		directvolume.PathAgentURL: func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
-		directvolume.PathMetrics:  func(w http.ResponseWriter, _ *http.Request) error { return metrics(b, w) },
+		directvolume.PathMetrics:  func(w http.ResponseWriter, r *http.Request) error { return metrics(b, w, r) },
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
@@ -133,7 +133,7 @@ func agentURL(b Backend, w http.ResponseWriter) error {
 	return nil
 }
 
-func metrics(b Backend, w http.ResponseWriter) error {
+func metrics(b Backend, w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	return b.Metrics().writeTo(w)
+	return b.Metrics(r.Context()).writeTo(w)
 }

@@ -45,7 +45,7 @@ type Backend interface {
 	OpenConsole(ctx context.Context, r console.Request) (Console, error)
 	// AgentURL is where the agent listens, for example vsock://3:1024.
 	AgentURL() string
-	Metrics() Metrics
+	Metrics(ctx context.Context) Metrics
 }
 
 // Server is a running management socket.

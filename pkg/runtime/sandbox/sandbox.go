@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 	"github.com/katadirect/katadirect/pkg/runtime/config"
@@ -125,14 +126,25 @@ func (s *Sandbox) Volumes(ctx context.Context) []directvolume.SandboxVolume {
 // AgentURL says where the agent listens.
 func (s *Sandbox) AgentURL() string { return s.machine.AgentURL() }
 
-// Metrics counts what there is.
-func (s *Sandbox) Metrics() management.Metrics {
+// metricsPatience bounds the wait for the guest's figures: whoever collects metrics gives up soon.
+const metricsPatience = 5 * time.Second
+
+// Metrics counts what there is, and asks the guest.
+func (s *Sandbox) Metrics(ctx context.Context) management.Metrics {
 	s.mu.Lock()
 	containers := len(s.containers)
 	s.mu.Unlock()
-	return management.Metrics{
+	m := management.Metrics{
 		HypervisorPID: s.machine.PID(), Containers: containers, Volumes: len(s.volumes.List()),
 		Boot: s.booted, Hotplug: s.volumes.PlugTook(),
-		Resizes: s.resizes.Load(), ResizeFailures: s.failures.Load(),
+		Resizes: s.resizes.Load(), ResizeFailures: s.failures.Load(), Calls: s.agent.CallTimes(),
 	}
+	if s.share != nil {
+		m.VirtiofsdPID = s.share.Daemon().PID
+	}
+	ctx, cancel := context.WithTimeout(ctx, metricsPatience)
+	defer cancel()
+	guest, err := s.agent.GetMetrics(ctx, &agentproto.GetMetricsRequest{})
+	m.Guest, m.GuestError = guest.GetMetrics(), err
+	return m
 }

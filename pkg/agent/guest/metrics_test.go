@@ -1,0 +1,54 @@
+package guest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+func TestMemoryHasKatasNames(t *testing.T) {
+	for name, want := range map[string]string{
+		"MemTotal": "mem_total", "MemAvailable": "mem_available", "Buffers": "buffers", "SwapCached": "swap_cached",
+		"Active(anon)": "active_anon", "Inactive(file)": "inactive_file", "SReclaimable": "s_reclaimable",
+		"SUnreclaim": "s_unreclaim", "KReclaimable": "k_reclaimable", "KernelStack": "kernel_stack",
+		"PageTables": "page_tables", "NFS_Unstable": "nfs_unstable", "WritebackTmp": "writeback_tmp",
+		"CommitLimit": "commit_limit", "Committed_AS": "committed_as", "VmallocTotal": "vmalloc_total",
+		"HardwareCorrupted": "hardware_corrupted", "AnonHugePages": "anon_hugepages", "ShmemHugePages": "shmem_hugepages",
+		"ShmemPmdMapped": "shmem_pmd_mapped", "HugePages_Total": "hugepages_total", "HugePages_Rsvd": "hugepages_rsvd",
+		"Hugepagesize": "hugepagesize", "Hugetlb": "hugetlb", "DirectMap4k": "direct_map_4k", "DirectMap1G": "direct_map_1G",
+		"Percpu": "per_cpu", "CmaTotal": "cma_total",
+	} {
+		if got := memoryItem(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestPrometheusReadsTheGuestsFigures(t *testing.T) {
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(Metrics()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, labels := range map[string]string{
+		"kata_agent_scrape_count": "", "kata_agent_threads": "", "kata_agent_total_vm": "", "kata_agent_total_rss": "",
+		"kata_agent_total_time": "", "kata_agent_io_stat": "item", "kata_agent_proc_stat": "item", "kata_agent_proc_status": "item",
+		"kata_guest_load": "item", "kata_guest_tasks": "item", "kata_guest_meminfo": "item", "kata_guest_vm_stat": "item",
+		"kata_guest_cpu_time": "cpu item", "kata_guest_netdev_stat": "interface item", "kata_guest_diskstat": "disk item",
+	} {
+		f := families[name]
+		if f == nil || f.GetHelp() == "" {
+			t.Errorf("%s: %v", name, f)
+			continue
+		}
+		var got []string
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			got = append(got, l.GetName())
+		}
+		if strings.Join(got, " ") != labels {
+			t.Errorf("%s has the labels %q", name, got)
+		}
+	}
+}
