@@ -197,7 +197,43 @@ func TestABlockDeviceInARealMachine(t *testing.T) {
 	h.nothingLeft()
 }
 
-// tree makes an image file with an ext4 that holds the busybox root file system.
+func TestAVolumeBelongsToItsGroupInTheGuest(t *testing.T) {
+	h := newMachineHost(t)
+	s := h.create()
+	for policy, want := range map[string]string{"Always": "2775 2000\n660 2000\n", "OnRootMismatch": "2775 2000\n600 0\n"} {
+		t.Run(policy, func(t *testing.T) {
+			image := h.file("pool/"+policy, "")
+			if err := os.Truncate(image, 16*mib); err != nil {
+				t.Fatal(err)
+			}
+			// A volume whose root is as it should be, and a file in it is not.
+			tree := h.folder("trees/" + policy)
+			if err := os.WriteFile(tree+"/file", []byte("old\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, command := range [][]string{{"mkfs.ext4", "-q", "-d", tree, image},
+				{"debugfs", "-w", "-R", "sif / mode 042775", image}, {"debugfs", "-w", "-R", "sif / gid 2000", image}} {
+				if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+					t.Fatalf("%q: %s: %v", command, out, err)
+				}
+			}
+			path := h.folder("target/" + policy)
+			err := h.roots.records().Add(t.Context(), path, directvolume.Record{Device: image, FSType: "ext4", Metadata: map[string]string{
+				directvolume.MetadataFSGroup: "2000", directvolume.MetadataFSGroupChangePolicy: policy}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := h.busybox(policy, []string{"sleep", "100000"}, bind(path, "/data"))
+			r.Spec.Process.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{2000}}
+			start(t, s, r)
+			if out, _ := run(t, s, policy, "stat", "-c", "%a %g", "/data", "/data/file"); out != want {
+				t.Errorf("the folder and its file are %q, want %q", out, want)
+			}
+		})
+	}
+}
+
+// rootfsImage makes an image file with an ext4 that holds the busybox root file system.
 func (h *host) rootfsImage(name string) string {
 	h.t.Helper()
 	image := h.file("images/"+name, "")
