@@ -50,8 +50,8 @@ func TestAsManyVolumesAsAMachineHasPlacesFor(t *testing.T) {
 				slowest = max(slowest, time.Since(begin))
 			}
 			t.Logf("a container with 24 volumes: %s; one more with one volume: at most %s", first, slowest)
-			out, status := run(t, s, "c1", "sh", "-c", "for i in /data/*; do echo $i >$i/file; done; sync; cat /data/*/file | wc -l; mount")
-			if status != 0 || !strings.HasPrefix(out, "24\n") || strings.Count(out, " on /data/") != 24 {
+			out, status := run(t, s, "c1", "sh", "-c", "i=0; while [ $i -lt 24 ]; do echo $i >/data/$i/file || exit 1; i=$((i+1)); done; sync; mount")
+			if status != 0 || strings.Count(out, " on /data/") != 24 {
 				t.Errorf("%d %s", status, out)
 			}
 			err := s.CreateContainer(t.Context(), h.busybox("last", []string{"sleep"}, h.formatted("last", "/data")))
