@@ -43,13 +43,14 @@ func HasHostDevices(s *specs.Spec, d specs.LinuxDevice) bool {
 	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK && stat.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor))
 }
 
-// DeviceRules returns the rules of the device cgroup for the guest: all devices, if the host's allow all; else the
-// character devices that they allow. Those of block devices are about the host's numbers; the agent adds the guest's.
+// DeviceRules returns the rules of the device cgroup for the guest: all devices, if the host's allow all or the container
+// is privileged; else the character devices that they allow. Those of block devices are about the host's numbers; the
+// agent adds the guest's.
 func DeviceRules(s *specs.Spec) []specs.LinuxDeviceCgroup {
 	if s.Linux == nil {
 		return nil
 	}
-	if allowsAll(s.Linux.Resources) {
+	if allowsAll(s.Linux.Resources) || isPrivileged(s) {
 		return []specs.LinuxDeviceCgroup{{Allow: true, Access: everything}}
 	}
 	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: everything}}
@@ -62,6 +63,16 @@ func DeviceRules(s *specs.Spec) []specs.LinuxDeviceCgroup {
 		}
 	}
 	return rules
+}
+
+// isPrivileged reports whether the container is, by the capabilities that no other has together. It is to have the whole
+// machine, while containerd, told to keep the host's devices from it, allows it only those that it names.
+func isPrivileged(s *specs.Spec) bool {
+	if s.Process == nil || s.Process.Capabilities == nil {
+		return false
+	}
+	has := func(name string) bool { return slices.Contains(s.Process.Capabilities.Bounding, name) }
+	return has("CAP_SYS_ADMIN") && has("CAP_SYS_RAWIO") && has("CAP_SYS_MODULE")
 }
 
 const everything = "rwm"

@@ -40,6 +40,16 @@ func TestDeviceRulesForTheGuestSayNothingOfTheHostsDisks(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", tc.name, got, tc.want)
 		}
 	}
+	privileged := withRules(denyAll, null)
+	privileged.Process = &specs.Process{Capabilities: &specs.LinuxCapabilities{
+		Bounding: []string{"CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_ADMIN"}}}
+	if got := DeviceRules(privileged); !reflect.DeepEqual(got, []specs.LinuxDeviceCgroup{allowAll}) {
+		t.Errorf("privileged, without the host's devices: %+v", got)
+	}
+	privileged.Process.Capabilities.Bounding = []string{"CAP_SYS_ADMIN"}
+	if got := DeviceRules(privileged); !reflect.DeepEqual(got, []specs.LinuxDeviceCgroup{denyAll, null}) {
+		t.Errorf("with one capability more than others: %+v", got)
+	}
 	if got := DeviceRules(&specs.Spec{Linux: &specs.Linux{}}); !reflect.DeepEqual(got, []specs.LinuxDeviceCgroup{denyAll}) {
 		t.Errorf("without resources: %+v", got)
 	}
