@@ -20,6 +20,10 @@ import (
 // Handler is the name under which containerd knows the shim, as RuntimeClass objects would say it.
 const Handler = "kata"
 
+// Untrusted is the name under which containerd before 2.0 looks for the runtime of a pod that is annotated with
+// "io.kubernetes.cri.untrusted-workload".
+const Untrusted = "untrusted"
+
 // Options say what node to make.
 type Options struct {
 	// Containerd is which containerd to run; "" is Debian's.
@@ -54,9 +58,10 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 		Containerd: opts.Containerd,
 		Cache:      opts.Cache,
 		BinDir:     opts.BinDir,
-		Handlers: []lab.Handler{{
-			Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image),
-		}},
+		Handlers: []lab.Handler{
+			{Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image)},
+			{Name: Untrusted, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image)},
+		},
 	})
 	if err != nil {
 		return nil, err

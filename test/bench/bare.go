@@ -57,6 +57,16 @@ func bareArgs(e *env, dir string, image guestimage.Image) []string {
 // startBare boots a bare machine and returns when its guest has answered, and how long that took. With plug it has
 // a bridge for hot-plugged disks.
 func startBare(ctx context.Context, e *env, plug bool) (_ *bareMachine, boot time.Duration, err error) {
+	var devices []string
+	if plug {
+		devices = []string{"-device",
+			"pci-bridge,id=br0,bus=pcie.0,addr=02,chassis_nr=1,shpc=off,io-reserve=8k,mem-reserve=2m,pref64-reserve=1m"}
+	}
+	return bootBare(ctx, e, e.bareImage, devices)
+}
+
+// bootBare is startBare with an image and devices of the caller's.
+func bootBare(ctx context.Context, e *env, image guestimage.Image, devices []string) (_ *bareMachine, boot time.Duration, err error) {
 	m := &bareMachine{}
 	if m.dir, err = os.MkdirTemp(e.dir, "bare-"); err != nil {
 		return nil, 0, err
@@ -66,11 +76,7 @@ func startBare(ctx context.Context, e *env, plug bool) (_ *bareMachine, boot tim
 			m.stop()
 		}
 	}()
-	args := bareArgs(e, m.dir, e.bareImage)
-	if plug {
-		args = append(args, "-device",
-			"pci-bridge,id=br0,bus=pcie.0,addr=02,chassis_nr=1,shpc=off,io-reserve=8k,mem-reserve=2m,pref64-reserve=1m")
-	}
+	args := append(bareArgs(e, m.dir, image), devices...)
 	var stderr bytes.Buffer
 	// Ending ctx kills QEMU, and with that every wait for an answer ends.
 	m.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", args...)
@@ -109,8 +115,11 @@ func (m *bareMachine) connect(ctx context.Context) error {
 }
 
 func (m *bareMachine) dial(ctx context.Context, socket string) (net.Conn, error) {
+	if !filepath.IsAbs(socket) {
+		socket = filepath.Join(m.dir, socket)
+	}
 	for {
-		c, err := net.Dial("unix", filepath.Join(m.dir, socket))
+		c, err := net.Dial("unix", socket)
 		if err == nil {
 			m.conns = append(m.conns, c)
 			// Every machine of a bench is used and done with long before.
@@ -168,6 +177,11 @@ func (m *bareMachine) ask(request string) (int64, error) {
 	if err := m.guest.Flush(); err != nil {
 		return 0, err
 	}
+	return m.answer(request)
+}
+
+// answer reads what the guest has to say to a request.
+func (m *bareMachine) answer(request string) (int64, error) {
 	line, err := m.guest.ReadString('\n')
 	if err != nil {
 		return 0, fmt.Errorf("bare guest: %s: %w", request, err)

@@ -55,6 +55,10 @@ func ratioAtMost(limit float64) target {
 	return target{fmt.Sprintf("ratio <= %g", limit), func(_, ratio float64) bool { return ratio <= limit }}
 }
 
+func ratioAtLeast(limit float64) target {
+	return target{fmt.Sprintf("ratio >= %g", limit), func(_, ratio float64) bool { return ratio >= limit }}
+}
+
 func valueAtMost(limit float64) target {
 	return target{fmt.Sprintf("value <= %g", limit), func(value, _ float64) bool { return value <= limit }}
 }

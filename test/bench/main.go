@@ -39,6 +39,10 @@ var measurements = []measurement{
 	{"create", 5, measureCreate},
 	{"files", 3, measureFiles},
 	{"network", 5, measureNetwork},
+	{"pod", 5, measurePod},
+	{"exec", 20, measureExec},
+	{"stdout", 5, measureStdout},
+	{"execs", 1, measureGrowth},
 }
 
 // measurementTimeout bounds one measurement, whatever goes wrong in it.
@@ -51,8 +55,9 @@ type env struct {
 	accel     string // "kvm" or "tcg"
 	image     guestimage.Image
 	bareImage guestimage.Image
-	bareTTRPC string // program
-	load      string // program
+	crunImage guestimage.Image // the pods' own, but for its init
+	bareTTRPC string           // program
+	load      string           // program
 }
 
 func main() {
@@ -194,6 +199,12 @@ func prepare(ctx context.Context, o options) (_ *env, err error) {
 	}
 	e.bareImage, err = guestimage.Build(ctx, guestimage.Options{
 		Output: filepath.Join(e.dir, "guest"), AgentPath: init, Bare: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.crunImage, err = guestimage.Build(ctx, guestimage.Options{
+		Output: filepath.Join(e.dir, "crun-guest"), AgentPath: init,
 	})
 	return e, err
 }

@@ -49,7 +49,7 @@ func TestKatasShimCanDriveTheAgent(t *testing.T) {
 	}
 	_, err = a.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
 		Hostname: "katas-pod", Dns: []string{"nameserver 192.0.2.1"}, Storages: []*agentproto.Storage{shm},
-		SandboxPidns: false, SandboxId: "sandbox",
+		SandboxPidns: false, SandboxId: "katas-pod-0",
 	})
 	must("CreateSandbox", err)
 	oom := make(chan string, 1)
@@ -70,8 +70,8 @@ func TestKatasShimCanDriveTheAgent(t *testing.T) {
 	pause := spec("")
 	pause.Process.Args = []string{"/pause"}
 	pause.Annotations = map[string]string{"io.katacontainers.pkg.oci.container_type": "pod_sandbox"}
-	must("CreateContainer", m.tryCreate(ctx, "sandbox", pause))
-	_, err = a.StartContainer(ctx, &agentproto.StartContainerRequest{ContainerId: "sandbox"})
+	must("CreateContainer", m.tryCreate(ctx, "katas-pod-0", pause))
+	_, err = a.StartContainer(ctx, &agentproto.StartContainerRequest{ContainerId: "katas-pod-0"})
 	must("StartContainer", err)
 
 	s := spec(`trap 'echo bye >/dev/termination-log; exit 3' TERM; echo started; while :; do sleep 0.05; done`)

@@ -58,7 +58,7 @@ func (m *machine) copyRootfs(ctx context.Context) error {
 	}
 	for _, name := range []string{"sh", "cat", "sleep", "echo", "df", "mount", "stat", "head", "ls", "id", "dd", "sync",
 		"sha256sum", "true", "kill", "test", "chmod", "touch", "seq", "hostname", "ps", "grep", "rm", "ip", "stty", "mkdir",
-		"readlink", "ulimit", "env", "sysctl", "wc", "cut", "yes", "timeout", "nc", "ping"} {
+		"readlink", "sed", "tail", "tee", "ulimit", "env", "sysctl", "wc", "cut", "yes", "timeout", "nc", "ping"} {
 		if err := copyFile("bin/"+name, unix.S_IFLNK|0o777, []byte("busybox")); err != nil {
 			return err
 		}

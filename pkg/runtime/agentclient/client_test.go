@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,7 @@ type agent struct {
 	fail    error
 	block   chan struct{} // ReadStdout waits for it
 	output  [][]byte
+	reads   atomic.Int64
 	stdin   []byte
 	closed  bool
 	take    uint32 // of what is written, at most so much a call; 0 says so in the answer
@@ -52,6 +54,7 @@ func (a *agent) GetGuestDetails(context.Context, *agentproto.GuestDetailsRequest
 }
 
 func (a *agent) ReadStdout(_ context.Context, r *agentproto.ReadStreamRequest) (*agentproto.ReadStreamResponse, error) {
+	a.reads.Add(1)
 	if a.block != nil {
 		<-a.block
 	}

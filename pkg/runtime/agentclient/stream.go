@@ -46,7 +46,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return copy(p, data), err
 }
 
-// WriteTo implements io.WriterTo.
+// WriteTo implements io.WriterTo. As soon as there is much to read, the next piece is fetched while one is written.
 func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		data, err := r.next(chunk)
@@ -61,7 +61,45 @@ func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 		if err != nil {
 			return written, err
 		}
+		if len(data) >= much {
+			n, err := r.writeAhead(w)
+			return written + n, err
+		}
 	}
+}
+
+// much is what a guest has for the reader that writes faster than it is read.
+const much = chunk / 2
+
+// writeAhead writes what is left, with one piece at a time on its way from the guest, and one more at hand.
+func (r *Reader) writeAhead(w io.Writer) (written int64, err error) {
+	pieces, stop := make(chan []byte), make(chan struct{})
+	go func() {
+		defer close(pieces)
+		for {
+			data, err := r.next(chunk)
+			if err != nil {
+				return // it is kept in r.err
+			}
+			select {
+			case pieces <- data:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	for data := range pieces {
+		n, err := w.Write(data)
+		written += int64(n)
+		if err != nil {
+			close(stop)
+			return written, err
+		}
+	}
+	if r.err != io.EOF {
+		err = r.err
+	}
+	return written, err
 }
 
 // next returns at most n bytes; no bytes from the agent is the end.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 )
 
 func TestOutputIsReadToItsEnd(t *testing.T) {
@@ -17,6 +18,51 @@ func TestOutputIsReadToItsEnd(t *testing.T) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 }
+
+// A reader that is slower than the guest must not make this process keep what it has not taken.
+func TestASlowReaderHoldsTheGuestUp(t *testing.T) {
+	var parts [][]byte
+	for range 64 {
+		parts = append(parts, bytes.Repeat([]byte("x"), chunk))
+	}
+	a := &agent{output: parts}
+	c := connect(t, a)
+	taken := 0
+	n, err := c.Stdout(t.Context(), "c1", "c1").WriteTo(writerFunc(func(p []byte) (int, error) {
+		taken++
+		time.Sleep(2 * time.Millisecond)
+		// One is here, one at hand, one on its way.
+		if asked := int(a.reads.Load()); asked > taken+2 {
+			t.Errorf("%d pieces were asked for when %d had been taken", asked, taken)
+		}
+		return len(p), nil
+	}))
+	if err != nil || n != int64(len(parts)*chunk) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+func TestAWriterThatFailsEndsTheReading(t *testing.T) {
+	var parts [][]byte
+	for range 8 {
+		parts = append(parts, bytes.Repeat([]byte("x"), chunk))
+	}
+	c := connect(t, &agent{output: parts})
+	room := 3
+	n, err := c.Stdout(t.Context(), "c1", "c1").WriteTo(writerFunc(func(p []byte) (int, error) {
+		if room--; room < 0 {
+			return 0, io.ErrShortWrite
+		}
+		return len(p), nil
+	}))
+	if !errors.Is(err, io.ErrShortWrite) || n != 3*chunk {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestSmallReadsAskForNoMoreThanTheyCanTake(t *testing.T) {
 	c := connect(t, &agent{output: [][]byte{[]byte("abc"), []byte("de")}})

@@ -153,12 +153,26 @@ func openFIFO(ctx context.Context, path string) (*output, error) {
 	if gaveUp != nil && err == nil {
 		got = <-opened
 	}
+	if err == nil {
+		widen(keepOpen)
+	}
 	o := &output{file: got.file, keepOpen: keepOpen, done: make(chan struct{})}
 	if err := errors.Join(gaveUp, got.err, err); err != nil {
 		o.close()
 		return nil, err
 	}
 	return o, nil
+}
+
+// fifoSize is what a fifo holds, in bytes: as much as one read of the guest's brings, so that neither side waits for the
+// other's turn with every 64 KiB.
+const fifoSize = copyBuffer
+
+// widen makes a fifo hold more. Without it things work as well.
+func widen(fifo *os.File) {
+	if conn, err := fifo.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, fifoSize) })
+	}
 }
 
 // Write passes p on, waiting for a reader as long as it may. What cannot be passed on any more is counted and

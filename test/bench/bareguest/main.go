@@ -11,6 +11,8 @@
 //	size DIR              the size of the file system mounted there, in bytes
 //	net ADDRESS           bring the network card up with the IPv4 address, of a network of 256
 //	send ADDRESS PORT N   send N bytes by TCP, and wait until they have been read: microseconds
+//
+// and those of crun.go.
 package main
 
 import (
@@ -49,7 +51,7 @@ func serve() error {
 	if err := loadModules("boot"); err != nil {
 		return err
 	}
-	port, err := openPort()
+	port, err := openPort(portName)
 	if err != nil {
 		return err
 	}
@@ -87,29 +89,29 @@ func loadModules(group string) error {
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		_ = f.Close()
-		if err != nil {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("load %s: %w", file, err)
 		}
 	}
 	return nil
 }
 
-// openPort finds the port by its name. It is there a moment after the driver is.
-func openPort() (*os.File, error) {
+// openPort finds a port by its name. It is there a moment after the driver is.
+func openPort(wanted string) (*os.File, error) {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {
 			return nil, err
 		}
 		for _, file := range names {
-			if name, _ := os.ReadFile(file); string(bytes.TrimSpace(name)) == portName {
+			if name, _ := os.ReadFile(file); string(bytes.TrimSpace(name)) == wanted {
 				// Blocking, so that a read waits in the kernel for the host.
 				fd, err := unix.Open("/dev/"+filepath.Base(filepath.Dir(file)), unix.O_RDWR, 0)
-				return os.NewFile(uintptr(fd), portName), err
+				return os.NewFile(uintptr(fd), wanted), err
 			}
 		}
 	}
-	return nil, errors.New("no port " + portName)
+	return nil, errors.New("no port " + wanted)
 }
 
 // listenForDisks opens the kernel's own channel of device events.
@@ -135,6 +137,18 @@ func (g *guest) do(words []string) (int64, error) {
 		return 0, nil
 	case words[0] == "mount" && len(words) == 2:
 		return 0, g.mount(words[1])
+	case words[0] == "containers" && len(words) == 2:
+		return 0, containers(words[1])
+	case words[0] == "bundle" && len(words) == 3:
+		return 0, bundle(words[1], words[2])
+	case words[0] == "crun" && len(words) > 1:
+		return 0, crun(words[1:])
+	case words[0] == "stream" && len(words) == 2:
+		size, err := strconv.ParseInt(words[1], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		return 0, stream(size)
 	case words[0] == "umount" && len(words) == 2:
 		return 0, unix.Unmount(words[1], 0)
 	case words[0] == "grow" && len(words) == 3:

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The jobs with containers, each with the one program that does it.
+//
+//	containers TAG        make the machine ready for crun: a root it can leave, cgroups, the file share TAG on /share
+//	bundle ID FILE        make a bundle with that file of the share as its config.json
+//	crun ARGUMENTS        run crun to its end, with nothing on its standard streams
+//	stream BYTES          write zeros to the second port, in pieces of 1 MiB
+
+var containerMounts = []struct {
+	target, source, fstype string
+	flags                  uintptr
+	data                   string
+}{
+	{"/dev/pts", "devpts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666"},
+	{"/run", "tmpfs", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"},
+	{"/tmp", "tmpfs", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	{"/sys/fs/cgroup", "cgroup2", "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "nsdelegate"},
+}
+
+func containers(tag string) error {
+	if err := loadModules("share"); err != nil {
+		return err
+	}
+	if err := leaveInitramfs(); err != nil {
+		return err
+	}
+	for _, m := range containerMounts {
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	if err := handDownControllers(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll("/share", 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(tag, "/share", "virtiofs", 0, "")
+}
+
+// leaveInitramfs puts a bind mount of the root over the root: pivot_root does not work on an initramfs itself.
+func leaveInitramfs() error {
+	if err := os.MkdirAll("/newroot", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("/", "/newroot", "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/dev", "/proc", "/sys"} {
+		if err := unix.Mount(dir, "/newroot"+dir, "", unix.MS_MOVE, ""); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir("/newroot"); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	return unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, "")
+}
+
+func handDownControllers() error {
+	const top = "/sys/fs/cgroup"
+	all, err := os.ReadFile(top + "/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(top+"/k", 0o755); err != nil {
+		return err
+	}
+	enable := []byte("+" + strings.Join(strings.Fields(string(all)), " +"))
+	return errors.Join(
+		os.WriteFile(top+"/cgroup.subtree_control", enable, 0),
+		os.WriteFile(top+"/k/cgroup.subtree_control", enable, 0))
+}
+
+func bundle(id, file string) error {
+	data, err := os.ReadFile("/share/" + file)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll("/run/"+id, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join("/run", id, "config.json"), data, 0o644)
+}
+
+func crun(args []string) error {
+	cmd := exec.Command("/usr/bin/crun", append([]string{"--root", "/run/crun", "--cgroup-manager", "cgroupfs"}, args...)...)
+	// A file: what the container inherits must not be a pipe that somebody waits for the end of.
+	out, err := os.OpenFile("/run/output", os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		said, _ := os.ReadFile("/run/output")
+		return fmt.Errorf("crun %s: %w: %s", args[0], err, bytes.ReplaceAll(said, []byte("\n"), []byte("; ")))
+	}
+	return nil
+}
+
+func stream(bytes int64) error {
+	port, err := openPort("bare.1")
+	if err != nil {
+		return err
+	}
+	defer port.Close()
+	piece := make([]byte, 1<<20)
+	for bytes > 0 {
+		n, err := port.Write(piece[:min(int64(len(piece)), bytes)])
+		if err != nil {
+			return err
+		}
+		bytes -= int64(n)
+	}
+	return nil
+}
