@@ -391,6 +391,16 @@ func TestAnEmptyDirStaysInItsFolderUnlessItIsToHaveADisk(t *testing.T) {
 			}
 		})
 	}
+	t.Run("with files of an earlier life in it", func(t *testing.T) {
+		h := newHost(t)
+		h.options.Config.Runtime.EmptyDirMode = config.EmptyDirBlock
+		s := h.create()
+		file := h.file(anEmptyDir+"/file", "")
+		err := s.CreateContainer(t.Context(), h.container("c1", bind(filepath.Dir(file), "/cache")))
+		if err != nil || len(h.machine.plugged) != 0 || len(s.state.emptyDirs()) != 0 {
+			t.Errorf("%v; plugged in %v, written down %v", err, h.machine.plugged, s.state.emptyDirs())
+		}
+	})
 	t.Run("in memory", func(t *testing.T) {
 		h := newHost(t)
 		h.options.Config.Runtime.EmptyDirMode = config.EmptyDirBlock

@@ -54,10 +54,16 @@ func (s *Sandbox) makeEmptyDir(ctx context.Context, dir string) error {
 	if err := s.state.addEmptyDir(dir); err != nil {
 		return err
 	}
-	if err := s.volumes.MakeEphemeral(ctx, dir); err != nil {
-		return errors.Join(err, s.state.removeEmptyDir(dir))
+	err := s.volumes.MakeEphemeral(ctx, dir)
+	if err == nil {
+		return nil
 	}
-	return nil
+	undo := s.state.removeEmptyDir(dir)
+	if errors.Is(err, volume.ErrNotEmpty) {
+		s.log.Warn("this emptyDir stays in its folder on the host", "why", err)
+		err = nil
+	}
+	return errors.Join(err, undo)
 }
 
 // removeEmptyDirs takes the disks of emptyDir volumes away, when nothing claims them any more.

@@ -26,11 +26,21 @@ const (
 	optionRootMode = "katadirect.io/root-mode="
 )
 
+// imageMark is the extended attribute by which an image is known as one that was made here. A pod may have had the folder
+// itself before, and a file of that name in it.
+const imageMark = "trusted.katadirect.emptydir"
+
+// ErrNotEmpty says that an emptyDir has files in its folder. A disk in its place would hide them.
+var ErrNotEmpty = errors.New("there are files in the folder already")
+
+// maxFolders bounds the look for files; kubelet makes a folder for each subPath.
+const maxFolders = 1000
+
 // MakeEphemeral puts a disk behind the folder of an emptyDir: a sparse image as large as the file system it lies in,
 // and a record that makes Attach take the folder for a direct volume. What an earlier sandbox left there is replaced.
 // The permissions and the group of the folder become those of the file system's root.
 //
-// directvolume.ErrClaimed: another sandbox lives on it.
+// ErrNotEmpty, or directvolume.ErrClaimed: another sandbox lives on it.
 func (s *Set) MakeEphemeral(ctx context.Context, dir string) error {
 	if err := s.changing.Acquire(ctx, 1); err != nil {
 		return err
@@ -44,6 +54,9 @@ func (s *Set) MakeEphemeral(ctx context.Context, dir string) error {
 
 func (s *Set) makeEphemeral(ctx context.Context, dir string) error {
 	if err := RemoveEphemeral(ctx, s.Records, dir); err != nil {
+		return err
+	}
+	if err := checkNoFiles(dir); err != nil {
 		return err
 	}
 	var stat unix.Stat_t
@@ -79,7 +92,7 @@ func makeImage(path string, sizeBytes int64) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(f.Truncate(sizeBytes), f.Close())
+	err = errors.Join(unix.Fsetxattr(int(f.Fd()), imageMark, []byte("1"), 0), f.Truncate(sizeBytes), f.Close())
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
@@ -92,10 +105,28 @@ func RemoveEphemeral(ctx context.Context, records *directvolume.Store, dir strin
 	if err != nil && !errors.Is(err, directvolume.ErrNotFound) {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, imageName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	image := filepath.Join(dir, imageName)
+	if _, err := unix.Lgetxattr(image, imageMark, nil); err != nil {
+		return nil // none, or the pod's own file
+	}
+	if err := os.Remove(image); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// checkNoFiles looks for anything but folders.
+func checkNoFiles(dir string) error {
+	seen := 0
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if seen++; !entry.IsDir() || seen > maxFolders {
+			return fmt.Errorf("%w: %s", ErrNotEmpty, path)
+		}
+		return nil
+	})
 }
 
 // ephemeral reports whether the record is of an emptyDir, which lives and dies with the sandbox.

@@ -218,7 +218,20 @@ func TestBlockDevicesAreFoundByTheirNumber(t *testing.T) {
 func TestAnEmptyDirsDiskBecomesTheAgentsStorage(t *testing.T) {
 	h := newHost(t)
 	dir := h.folder("cache")
+	h.folder("cache/subpath") // as kubelet makes them
 	if err := errors.Join(os.Chmod(dir, os.ModeSetgid|0o777), os.Chown(dir, -1, 3000), os.WriteFile(dir+"/disk.img", []byte("old"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.set.MakeEphemeral(t.Context(), dir); !errors.Is(err, ErrNotEmpty) {
+		t.Errorf("with a file of the pod's in it: %v", err)
+	}
+	if err := RemoveEphemeral(t.Context(), h.records, dir); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(dir + "/disk.img"); err != nil || string(data) != "old" {
+		t.Errorf("the pod's file is %q, %v", data, err)
+	}
+	if err := unix.Setxattr(dir+"/disk.img", imageMark, []byte("1"), 0); err != nil { // what an earlier sandbox left
 		t.Fatal(err)
 	}
 	if err := h.set.MakeEphemeral(t.Context(), dir); err != nil {
@@ -244,7 +257,7 @@ func TestAnEmptyDirsDiskBecomesTheAgentsStorage(t *testing.T) {
 	if err := errors.Join(h.set.Release(t.Context()), RemoveEphemeral(t.Context(), h.records, dir), RemoveEphemeral(t.Context(), h.records, dir)); err != nil {
 		t.Error(err)
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "subpath" {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
