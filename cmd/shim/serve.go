@@ -25,7 +25,7 @@ func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
 	return service{
 		log: d.Log,
 		Service: task.New(task.Config{
-			Boot:     boot(d.Log),
+			Boot:     boot(d.Log, d.Level),
 			Events:   d.Events,
 			Shutdown: d.Shutdown,
 			Log:      d.Log,
@@ -34,11 +34,15 @@ func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
 }
 
 // boot makes a pod's machine by the configuration that its runtime options, or else Kata's places, name.
-func boot(log *slog.Logger) task.Boot {
+func boot(log *slog.Logger, level *slog.LevelVar) task.Boot {
 	return func(ctx context.Context, r task.BootRequest) (task.Sandbox, error) {
-		c, err := config.Load(r.ConfigPath, log)
+		c, err := config.Load(r.ConfigPath)
 		if err != nil {
 			return nil, err
+		}
+		notices{dir: noticeDir, log: log}.tell(c.Notices)
+		if c.Runtime.Debug || c.Hypervisor.Debug || c.Agent.Debug {
+			level.Set(slog.LevelDebug) // what the hypervisor and the guest then say is logged at that level
 		}
 		s, err := sandbox.Create(ctx, sandbox.Options{
 			ID: r.ID, Bundle: r.Bundle, Spec: r.Spec, Config: c, Log: log,

@@ -163,7 +163,7 @@ func TestFindings(t *testing.T) {
 		"configuration broken":   {func(h *testHost) { h.kata("default_memory = maybe") }, "configuration", Error, "configuration.toml"},
 		"configuration missing":  {func(h *testHost) { h.remove("configuration.toml") }, "configuration", Error, "no such file"},
 		"block devices disabled": {func(h *testHost) { h.kata("disable_block_device_use = true") }, "configuration", Error, "disable_block_device_use"},
-		"unknown key":            {func(h *testHost) { h.kata("virtio_fs_cache_size = 1") }, "configuration", Warning, "virtio_fs_cache_size"},
+		"unknown key":            {func(h *testHost) { h.kata("default_memori = 1") }, "configuration", Warning, "default_memori"},
 		"no QEMU":                {func(h *testHost) { h.remove("bin/qemu") }, "qemu", Error, "bin/qemu"},
 		"QEMU fails":             {func(h *testHost) { h.script("bin/qemu", "echo no such library; exit 127") }, "qemu", Error, "no such library"},
 		"QEMU is none":           {func(h *testHost) { h.script("bin/qemu", "echo hello") }, "qemu", Error, "is not QEMU"},

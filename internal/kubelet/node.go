@@ -32,6 +32,8 @@ type Options struct {
 	BinDir string
 	// Image is what guests boot.
 	Image guestimage.Image
+	// Config is added to the shim's configuration.toml.
+	Config string
 	// Cache is where containerd is; "" is lab.DefaultCache.
 	Cache string
 }
@@ -59,8 +61,8 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 		Cache:      opts.Cache,
 		BinDir:     opts.BinDir,
 		Handlers: []lab.Handler{
-			{Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image)},
-			{Name: Untrusted, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image)},
+			{Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image) + opts.Config},
+			{Name: Untrusted, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Image) + opts.Config},
 		},
 	})
 	if err != nil {

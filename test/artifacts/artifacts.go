@@ -87,9 +87,15 @@ func NodeOptions(flavour lab.Flavour) kubelet.Options {
 // Node opens a node for one test, and fails the test if anything of it is left over at its end.
 func Node(t *testing.T, flavour lab.Flavour) *kubelet.Node {
 	t.Helper()
+	return NodeWith(t, NodeOptions(flavour))
+}
+
+// NodeWith is Node with other options.
+func NodeWith(t *testing.T, options kubelet.Options) *kubelet.Node {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	n, err := kubelet.Open(ctx, NodeOptions(flavour))
+	n, err := kubelet.Open(ctx, options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,9 @@ import "time"
 // Config is what the shim honours of configuration.toml. Default gives the values of a host without one.
 type Config struct {
 	// Path is the file it came from, symbolic links resolved; empty when there was none.
-	Path       string
+	Path string
+	// Notices are sentences about what was left aside when it was read.
+	Notices    []string
 	Hypervisor Hypervisor
 	Runtime    Runtime
 	Agent      Agent
@@ -21,6 +23,9 @@ type Config struct {
 type Hypervisor struct {
 	// Path is the hypervisor's program (path).
 	Path string
+	// ValidPaths and ValidDaemons are the patterns of programs that a pod's annotations path and virtio_fs_daemon may
+	// name (valid_hypervisor_paths, valid_virtio_fs_daemon_paths).
+	ValidPaths, ValidDaemons []string
 	// Kernel and Initrd are the guest's files (kernel, initrd).
 	Kernel, Initrd string
 	// KernelParams are appended to the guest's command line (kernel_params).

@@ -3,12 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
-	"path/filepath"
 	"runtime"
-	"slices"
-	"time"
+	"strings"
 )
 
 // document is the file as it is written. A pointer tells "not set" from a zero, which for some keys means much.
@@ -21,6 +18,7 @@ type document struct {
 
 type hypervisorTable struct {
 	Path              *string   `toml:"path"`
+	ValidPaths        *[]string `toml:"valid_hypervisor_paths"`
 	Kernel            *string   `toml:"kernel"`
 	Initrd            *string   `toml:"initrd"`
 	Image             *string   `toml:"image"`
@@ -35,6 +33,7 @@ type hypervisorTable struct {
 	DefaultBridges    *int      `toml:"default_bridges"`
 	SharedFS          *string   `toml:"shared_fs"`
 	VirtiofsDaemon    *string   `toml:"virtio_fs_daemon"`
+	ValidDaemons      *[]string `toml:"valid_virtio_fs_daemon_paths"`
 	VirtiofsCache     *string   `toml:"virtio_fs_cache"`
 	VirtiofsExtraArgs *[]string `toml:"virtio_fs_extra_args"`
 	DisableBlock      *bool     `toml:"disable_block_device_use"`
@@ -45,6 +44,8 @@ type hypervisorTable struct {
 	BlockCacheNoFlush *bool     `toml:"block_device_cache_noflush"`
 	EnableIOThreads   *bool     `toml:"enable_iothreads"`
 	EnableDebug       *bool     `toml:"enable_debug"`
+	Confidential      *bool     `toml:"confidential_guest"`
+	SNP               *bool     `toml:"sev_snp_guest"`
 }
 
 type agentTable struct {
@@ -72,14 +73,17 @@ type directTable struct {
 }
 
 // config puts the document over the defaults and checks what can be checked without looking at the host.
-func (d *document) config(log *slog.Logger) (Config, error) {
+func (d *document) config() (Config, error) {
 	c := Default()
 	h, ok := d.Hypervisor["qemu"]
 	if !ok && len(d.Hypervisor) > 0 {
 		return Config{}, errors.New("no table [hypervisor.qemu]: QEMU is the only hypervisor here")
 	}
-	if err := h.apply(&c.Hypervisor, log); err != nil {
+	if err := h.apply(&c.Hypervisor); err != nil {
 		return Config{}, err
+	}
+	if machine := orElse(h.MachineType, ""); machine != "" && machine != "q35" {
+		c.Notices = append(c.Notices, fmt.Sprintf("machine_type = %q has no effect: the machine is always q35", machine))
 	}
 	if err := d.Runtime.apply(&c.Runtime); err != nil {
 		return Config{}, err
@@ -94,16 +98,19 @@ func (d *document) config(log *slog.Logger) (Config, error) {
 	return c, nil
 }
 
-func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
+func (t hypervisorTable) apply(h *Hypervisor) error {
 	set(&h.Path, t.Path)
+	set(&h.ValidPaths, t.ValidPaths)
+	set(&h.ValidDaemons, t.ValidDaemons)
 	set(&h.Kernel, t.Kernel)
 	set(&h.KernelParams, t.KernelParams)
 	set(&h.EnableAnnotations, t.EnableAnnotations)
-	set(&h.MemoryMiB, t.DefaultMemory)
+	if t.DefaultMemory != nil && *t.DefaultMemory != 0 { // 0 is the default, as in Kata
+		h.MemoryMiB = *t.DefaultMemory
+	}
 	set(&h.MaxVCPUs, t.DefaultMaxVCPUs)
 	set(&h.MaxMemoryMiB, t.DefaultMaxMemory)
 	set(&h.MemorySlots, t.MemorySlots)
-	set(&h.Bridges, t.DefaultBridges)
 	set(&h.BlockCache, t.BlockCacheSet)
 	set(&h.BlockCacheDirect, t.BlockCacheDirect)
 	set(&h.BlockCacheNoFlush, t.BlockCacheNoFlush)
@@ -119,9 +126,6 @@ func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
 	if h.BlockDriver == "virtio-blk-pci" { // the same thing as Kata's Rust runtime spells it
 		h.BlockDriver = BlockVirtioBlk
 	}
-	if t.MachineType != nil && *t.MachineType != "" && *t.MachineType != "q35" {
-		log.Warn("machine_type has no effect: the machine is always q35", "machine_type", *t.MachineType)
-	}
 	return errors.Join(
 		t.bootFiles(h),
 		t.vcpus(h),
@@ -133,8 +137,36 @@ func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
 		atLeast("default_maxmemory", h.MaxMemoryMiB, 0),
 		atLeast("memory_slots", h.MemorySlots, 0),
 		atLeast("default_memory", h.MemoryMiB, 64),
-		atLeast("default_bridges", h.Bridges, 1),
+		t.bridges(h),
+		absolute("path", h.Path),
+		absolute("kernel", h.Kernel),
+		absolute("initrd", h.Initrd),
+		absolute("virtio_fs_daemon", h.VirtiofsDaemon),
+		patterns("enable_annotations", h.EnableAnnotations),
+		globs("valid_hypervisor_paths", h.ValidPaths),
+		globs("valid_virtio_fs_daemon_paths", h.ValidDaemons),
 	)
+}
+
+// bridges takes what Kata takes: 0 is the default, more than a machine can have is what it can have.
+func (t hypervisorTable) bridges(h *Hypervisor) error {
+	const most = 5
+	if t.DefaultBridges != nil && *t.DefaultBridges != 0 {
+		h.Bridges = min(*t.DefaultBridges, most)
+	}
+	return atLeast("default_bridges", h.Bridges, 1)
+}
+
+// refuse finds what a pod must not be made without.
+func (d *document) refuse() error {
+	h := d.Hypervisor["qemu"]
+	for i, set := range []*bool{h.Confidential, h.SNP} {
+		if set != nil && *set {
+			key := strings.TrimPrefix(refused[i], "hypervisor.qemu.")
+			return wrong(key, "%s = true: machines here are not confidential; the host can read all of a guest", key)
+		}
+	}
+	return nil
 }
 
 // bootFiles takes the initrd. Kata's other way, a disk image, cannot be booted here, and a file that names only an
@@ -142,7 +174,7 @@ func (t hypervisorTable) apply(h *Hypervisor, log *slog.Logger) error {
 func (t hypervisorTable) bootFiles(h *Hypervisor) error {
 	initrd, image := orElse(t.Initrd, ""), orElse(t.Image, "")
 	if initrd == "" && image != "" {
-		return fmt.Errorf("image = %q cannot be booted: set initrd (katadirect guest build makes one)", image)
+		return wrong("image", "image = %q cannot be booted: set initrd (katadirect guest build makes one)", image)
 	}
 	if initrd != "" {
 		h.Initrd = initrd
@@ -161,11 +193,11 @@ func (t hypervisorTable) vcpus(h *Hypervisor) error {
 	case float64:
 		n = v
 	default:
-		return fmt.Errorf("default_vcpus = %v is not a number", v)
+		return wrong("default_vcpus", "default_vcpus = %v is not a number", v)
 	}
 	switch {
 	case math.IsNaN(n) || n > 1024:
-		return fmt.Errorf("default_vcpus = %v is not a number of processors", n)
+		return wrong("default_vcpus", "default_vcpus = %v is not a number of processors", n)
 	case n < 0:
 		h.VCPUs = runtime.NumCPU()
 	case n > 0:
@@ -187,16 +219,21 @@ func (t runtimeTable) apply(r *Runtime) error {
 	err := errors.Join(
 		oneOf("internetworking_model", r.NetworkModel, NetworkTCFilter, NetworkMacvtap, NetworkPasst, NetworkNone),
 		oneOf("emptydir_mode", r.EmptyDirMode, EmptyDirShared, EmptyDirBlock, EmptyDirEncrypted),
+		absolute("sandbox_bind_mounts", r.BindMounts...),
+		r.network(),
 	)
-	for _, path := range r.BindMounts {
-		if !filepath.IsAbs(path) {
-			err = errors.Join(err, fmt.Errorf("sandbox_bind_mounts: %q is not an absolute path", path))
-		}
-	}
 	if err != nil {
 		return err
 	}
 	return seconds("create_container_timeout", t.CreateContainerTimeout, &r.CreateContainerTimeout)
+}
+
+// network refuses what cannot go together, as Kata does.
+func (r *Runtime) network() error {
+	if r.DisableNewNetNS && r.NetworkModel != NetworkNone {
+		return wrong("disable_new_netns", "disable_new_netns = true goes with internetworking_model = %q only, not with %q", NetworkNone, r.NetworkModel)
+	}
+	return nil
 }
 
 func (t agentTable) apply(a *Agent) error {
@@ -217,30 +254,4 @@ func orElse(s *string, otherwise string) string {
 		return otherwise
 	}
 	return *s
-}
-
-// seconds sets a time-out; 0 leaves the default, as in Kata.
-func seconds(key string, n *int, to *time.Duration) error {
-	if n == nil || *n == 0 {
-		return nil
-	}
-	if *n < 0 || *n > math.MaxInt32 {
-		return fmt.Errorf("%s = %d is not a number of seconds", key, *n)
-	}
-	*to = time.Duration(*n) * time.Second
-	return nil
-}
-
-func oneOf(key, value string, allowed ...string) error {
-	if slices.Contains(allowed, value) {
-		return nil
-	}
-	return fmt.Errorf("%s = %q is not supported: it may be %q", key, value, allowed)
-}
-
-func atLeast(key string, value, least int) error {
-	if value >= least {
-		return nil
-	}
-	return fmt.Errorf("%s = %d is below %d", key, value, least)
 }

@@ -45,7 +45,7 @@ func serve(o options, c Config) (err error) {
 	}
 	unix.CloseOnExec(readyFD)
 
-	log := daemonLog(o)
+	log, level := daemonLog(o)
 	tuneMemory()
 	if err := ownMounts(); err != nil {
 		return err
@@ -59,7 +59,7 @@ func serve(o options, c Config) (err error) {
 
 	done := make(chan struct{})
 	shutdown := sync.OnceFunc(func() { close(done) })
-	service, err := c.Serve(context.Background(), Daemon{ID: o.id, Log: log, Events: events, Shutdown: shutdown})
+	service, err := c.Serve(context.Background(), Daemon{ID: o.id, Log: log, Level: level, Events: events, Shutdown: shutdown})
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ const killed = 128 + 9
 // cleanUp is the delete command: containerd calls it when a shim is dead, or has stopped answering, once for each of
 // its containers and possibly at the same time. It prints what the exit of the container is to be taken for.
 func cleanUp(o options, c Config) error {
-	log := newLogger(os.Stderr, o.debug).With("id", o.id)
+	log := newLogger(os.Stderr, levelOf(o)).With("id", o.id)
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 	defer cancel()
 

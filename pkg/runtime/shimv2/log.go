@@ -19,21 +19,27 @@ const logFIFO = "log"
 
 // daemonLog writes to containerd's fifo in the form of containerd's own lines. It never waits for containerd: what does
 // not fit while nobody reads is dropped, and counted.
-func daemonLog(o options) *slog.Logger {
+// The level can be changed later.
+func daemonLog(o options) (*slog.Logger, *slog.LevelVar) {
 	w := openLog(filepath.Join(o.bundle, logFIFO))
 	if w.fd >= 0 {
 		// The Go runtime writes to stderr when it crashes, and so does ttrpc's own log, in the same form as this one.
 		_ = unix.Dup3(w.fd, int(os.Stderr.Fd()), 0)
 	}
-	return newLogger(w, o.debug).With("runtime", filepath.Base(os.Args[0]), "sandbox", o.id)
+	level := levelOf(o)
+	return newLogger(w, level).With("runtime", filepath.Base(os.Args[0]), "sandbox", o.id), level
+}
+
+func levelOf(o options) *slog.LevelVar {
+	level := new(slog.LevelVar)
+	if o.debug {
+		level.Set(slog.LevelDebug)
+	}
+	return level
 }
 
 // newLogger writes containerd's kind of lines: time="…" level=info msg="…" key=value.
-func newLogger(w io.Writer, debug bool) *slog.Logger {
-	level := slog.LevelInfo
-	if debug {
-		level = slog.LevelDebug
-	}
+func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: likeContainerd}))
 }
 

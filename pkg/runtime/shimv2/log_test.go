@@ -2,6 +2,7 @@ package shimv2
 
 import (
 	"bufio"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,7 +30,7 @@ func TestTheLogLooksLikeContainerds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	newLogger(openLog(path), false).Warn("something is odd", "container", "c1")
+	newLogger(openLog(path), slog.LevelInfo).Warn("something is odd", "container", "c1")
 	line, err := bufio.NewReader(reader).ReadString('\n')
 	want := regexp.MustCompile(`^time=\d{4}-\d\d-\d\dT\S+ level=warning msg="something is odd" container=c1\n$`)
 	if err != nil || !want.MatchString(line) {
@@ -41,7 +42,7 @@ func TestALogThatNobodyReadsHoldsUpNobodyAndTheLossIsTold(t *testing.T) {
 	t.Parallel()
 	path := makeFIFO(t)
 	w := openLog(path)
-	log := newLogger(w, false)
+	log := newLogger(w, slog.LevelInfo)
 	for range 10_000 { // far more than a pipe holds
 		log.Info("a line of some length, so that the pipe is full soon")
 	}
@@ -72,7 +73,7 @@ func TestALogThatNobodyReadsHoldsUpNobodyAndTheLossIsTold(t *testing.T) {
 
 func TestALogWithoutAFifoIsNoError(t *testing.T) {
 	t.Parallel()
-	newLogger(openLog(filepath.Join(t.TempDir(), "nowhere")), false).Info("heard by nobody")
+	newLogger(openLog(filepath.Join(t.TempDir(), "nowhere")), slog.LevelInfo).Info("heard by nobody")
 }
 
 func TestACrashOfTheDaemonIsInContainerdsLog(t *testing.T) {
