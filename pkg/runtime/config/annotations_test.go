@@ -57,6 +57,15 @@ func TestAnAnnotationThatMayNotBeSetOrReadFailsThePod(t *testing.T) {
 		{"no processors", ".*", "hypervisor.default_vcpus", "0"},
 		{"not a processor count", ".*", "hypervisor.default_vcpus", "NaN"},
 		{"not a time", ".*", "runtime.create_container_timeout", "-1"},
+		{"a program that no pattern fits", ".*", "hypervisor.path", "/bin/sh"},
+		{"a program by a detour", ".*", "hypervisor.virtio_fs_daemon", "/usr/libexec/../../bin/sh"},
+		{"a relative kernel", ".*", "hypervisor.kernel", "vmlinux"},
+		{"a network nobody has", "", "runtime.internetworking_model", "slirp"},
+		{"networks that exclude each other", "", "runtime.disable_new_netns", "true"},
+		{"a driver nobody has", ".*", "hypervisor.block_device_driver", "nvme"},
+		{"no list", ".*", "hypervisor.virtio_fs_extra_args", "--all"},
+		{"parameters on two lines", ".*", "hypervisor.kernel_params", "a\nb"},
+		{"a policy", "", "agent.policy", "cGFja2FnZQ=="},
 		{"not a truth", ".*", "runtime.disable_guest_seccomp", "perhaps"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -66,9 +75,50 @@ func TestAnAnnotationThatMayNotBeSetOrReadFailsThePod(t *testing.T) {
 			}
 			log, _ := logTo()
 			_, err := c.WithAnnotations(map[string]string{prefix + tc.key: tc.value}, log)
-			if !errors.Is(err, ErrAnnotation) || !strings.Contains(err.Error(), prefix+tc.key) {
+			if !errors.Is(err, ErrAnnotation) || !strings.Contains(err.Error(), strings.TrimPrefix(prefix+tc.key, prefix+"runtime.")) {
 				t.Errorf("error %v; want one that names the annotation", err)
 			}
 		})
+	}
+}
+
+func TestEveryAnnotationHasItsEffect(t *testing.T) {
+	values := map[string]string{
+		"hypervisor.path": "/opt/qemu", "hypervisor.kernel": "/k", "hypervisor.initrd": "/i", "hypervisor.kernel_params": "a=b",
+		"hypervisor.default_vcpus": "3", "hypervisor.default_max_vcpus": "7", "hypervisor.default_memory": "777", "hypervisor.memory_slots": "3",
+		"hypervisor.disable_block_device_use": "true", "hypervisor.block_device_driver": "virtio-scsi", "hypervisor.block_device_aio": "native",
+		"hypervisor.block_device_cache_set": "true", "hypervisor.block_device_cache_direct": "true", "hypervisor.block_device_cache_noflush": "true",
+		"hypervisor.enable_iothreads": "true", "hypervisor.virtio_fs_daemon": "/opt/virtiofsd", "hypervisor.virtio_fs_cache": "never",
+		"hypervisor.virtio_fs_extra_args": `["-d"]`, "runtime.create_container_timeout": "3", "runtime.disable_guest_seccomp": "true",
+		"runtime.internetworking_model": "none", "runtime.enable_pprof": "true", "agent.kernel_modules": "a b=1; c", "agent.container_pipe_size": "4096",
+	}
+	with := func(key, value string) Config {
+		c := Default()
+		c.Hypervisor.EnableAnnotations, c.Hypervisor.ValidPaths, c.Hypervisor.ValidDaemons = []string{".*"}, []string{"/opt/*"}, []string{"/opt/*"}
+		ofPod := map[string]string{}
+		if key != "" {
+			ofPod[annotationPrefix+key] = value
+		}
+		log, said := logTo()
+		got, err := c.WithAnnotations(ofPod, log)
+		if err != nil || said.Len() > 0 {
+			t.Errorf("%s = %s: %v\n%s", key, value, err, said)
+		}
+		return got
+	}
+	for key := range annotations {
+		switch key {
+		case "agent.policy", "hypervisor.shared_fs", "runtime.disable_new_netns": // refused, of one value, and only beside another
+			continue
+		}
+		if compare(with(key, values[key]), with("", "")) == "" {
+			t.Errorf("%s has no effect", key)
+		}
+	}
+	if got := with("agent.kernel_modules", "a b=1; c").Agent.KernelModules; compare(got, []string{"a b=1", "c"}) != "" {
+		t.Errorf("modules %q", got)
+	}
+	if _, err := Default().WithAnnotations(map[string]string{"io.katacontainers.config_path": "/tmp/x"}, nil); !errors.Is(err, ErrAnnotation) {
+		t.Errorf("a configuration of the pod's own: %v", err)
 	}
 }

@@ -8,6 +8,12 @@ import (
 	"time"
 )
 
+// What some keys may be.
+var (
+	shareCaches   = []string{"never", "none", "auto", "always", "metadata"}
+	networkModels = []string{NetworkTCFilter, NetworkMacvtap, NetworkPasst, NetworkNone}
+)
+
 // seconds sets a time-out; 0 leaves the default, as in Kata.
 func seconds(key string, n *int, to *time.Duration) error {
 	if n == nil || *n == 0 {

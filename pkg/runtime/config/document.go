@@ -131,7 +131,7 @@ func (t hypervisorTable) apply(h *Hypervisor) error {
 		t.vcpus(h),
 		oneOf("block_device_driver", h.BlockDriver, BlockVirtioBlk, BlockVirtioSCSI),
 		oneOf("block_device_aio", h.BlockAIO, "threads", "native", "io_uring"),
-		oneOf("virtio_fs_cache", h.VirtiofsCache, "never", "none", "auto", "always", "metadata"),
+		oneOf("virtio_fs_cache", h.VirtiofsCache, shareCaches...),
 		oneOf("shared_fs", h.SharedFS, SharedVirtiofs),
 		atLeast("default_maxvcpus", h.MaxVCPUs, 0),
 		atLeast("default_maxmemory", h.MaxMemoryMiB, 0),
@@ -217,7 +217,7 @@ func (t runtimeTable) apply(r *Runtime) error {
 	set(&r.BindMounts, t.BindMounts)
 	set(&r.Pprof, t.EnablePprof)
 	err := errors.Join(
-		oneOf("internetworking_model", r.NetworkModel, NetworkTCFilter, NetworkMacvtap, NetworkPasst, NetworkNone),
+		oneOf("internetworking_model", r.NetworkModel, networkModels...),
 		oneOf("emptydir_mode", r.EmptyDirMode, EmptyDirShared, EmptyDirBlock, EmptyDirEncrypted),
 		absolute("sandbox_bind_mounts", r.BindMounts...),
 		r.network(),
