@@ -117,7 +117,7 @@ func TestAToolThatHangsUpEndsItsProgram(t *testing.T) {
 func TestConsolesLeaveRoomForOthersAndEndWithTheServer(t *testing.T) {
 	b := &sandbox{device: "/dev/v"}
 	path := filepath.Join(t.TempDir(), "s")
-	s, err := Serve(path, b, slog.New(slog.DiscardHandler))
+	s, err := Serve(path, b, Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 		directvolume.PathFreeze:   func(w http.ResponseWriter, r *http.Request) error { return freeze(b, w, r) },
 		directvolume.PathThaw:     func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
 		directvolume.PathList:     func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
+		"/policy":                 func(http.ResponseWriter, *http.Request) error { return errPolicy },
 		directvolume.PathAgentURL: func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
 		directvolume.PathMetrics:  func(w http.ResponseWriter, r *http.Request) error { return metrics(b, w, r) },
 	} {
@@ -39,6 +40,9 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 //lint:ignore ST1005 these are Kata's very words
 var errNoPath = errors.New("Required parameter path not found")
 
+// errPolicy is the answer to Kata's /policy, whatever is asked of it.
+var errPolicy = errors.New("agent policies are not supported: the agent in the guest does what the shim asks")
+
 // statusOf is the one place where errors become HTTP codes. Kata's Go shim knows 400 for the missing parameter and
 // 500 for all else; 501, which it uses for what it does not offer, tells a driver that a retry is of no use.
 //
@@ -49,7 +53,7 @@ func statusOf(path string, err error) int {
 	switch {
 	case errors.Is(err, errNoPath), ours && errors.Is(err, errRequest), errors.Is(err, volume.ErrLimit):
 		return http.StatusBadRequest
-	case errors.Is(err, volume.ErrCannotGrow), errors.Is(err, volume.ErrCannotFreeze):
+	case errors.Is(err, volume.ErrCannotGrow), errors.Is(err, volume.ErrCannotFreeze), errors.Is(err, errPolicy):
 		return http.StatusNotImplemented
 	case ours && unfit(err):
 		return http.StatusConflict

@@ -56,8 +56,16 @@ type Server struct {
 	served chan struct{}
 }
 
+// Options are what a Server is made with.
+type Options struct {
+	// Pprof serves the shim's own profiles, as Kata's shim does with enable_pprof.
+	Pprof bool
+	Log   *slog.Logger
+}
+
 // Serve listens at path, mode 0600, and answers from backend until Close. The folder is there and private to root.
-func Serve(path string, backend Backend, log *slog.Logger) (*Server, error) {
+func Serve(path string, backend Backend, o Options) (*Server, error) {
+	log := o.Log
 	// A socket of a shim that died with the same id would be in the way; the caller holds the sandbox's lease.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("management socket: %w", err)
@@ -72,6 +80,9 @@ func Serve(path string, backend Backend, log *slog.Logger) (*Server, error) {
 	life, end := context.WithCancel(context.Background())
 	handler := http.NewServeMux()
 	handler.Handle("/", http.TimeoutHandler(routes(backend, log), requestTimeout, "the sandbox did not answer in time\n"))
+	if o.Pprof {
+		profiles(handler)
+	}
 	handler.Handle(console.Path, newConsoles(backend, log))
 	s := &Server{
 		path:   path,

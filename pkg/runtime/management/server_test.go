@@ -92,7 +92,7 @@ func serve(t *testing.T, b Backend) (*http.Client, directvolume.Sandboxes) {
 	if err := os.MkdirAll(sandboxes.Dir("s1"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Serve(sandboxes.SocketPath("s1"), b, slog.New(slog.DiscardHandler))
+	s, err := Serve(sandboxes.SocketPath("s1"), b, Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestKatasDialect(t *testing.T) {
 		{"resize to less", "POST", "/direct-volume/resize", `{"VolumePath":"/dev/vol 1","Size":1}`, vm.ErrShrink, 500, "a disk cannot be made smaller\n"},
 		{"resize the agent cannot do", "POST", "/direct-volume/resize", `{"VolumePath":"/dev/vol 1","Size":1}`, volume.ErrCannotGrow, 501, volume.ErrCannotGrow.Error() + "\n"},
 		{"agent's address", "GET", "/agent-url", "", nil, 200, "vsock://3:1024"},
-		{"anything else", "GET", "/policy", "", nil, 404, "404 page not found\n"},
+		{"anything else", "GET", "/nothing", "", nil, 404, "404 page not found\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := &sandbox{device: device, fail: tc.fail, resized: make(map[string]uint64)}
@@ -215,7 +215,7 @@ func TestTheSocketIsForRootOnly(t *testing.T) {
 func TestASocketLeftByADeadShimIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	for range 2 {
-		s, err := Serve(path, &sandbox{}, slog.New(slog.DiscardHandler))
+		s, err := Serve(path, &sandbox{}, Options{Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,7 +227,7 @@ func TestCloseDoesNotWaitForAGuestThatDoesNotAnswer(t *testing.T) {
 	b := &sandbox{device: "/x", block: make(chan struct{})}
 	defer close(b.block)
 	path := filepath.Join(t.TempDir(), "s")
-	s, err := Serve(path, b, slog.New(slog.DiscardHandler))
+	s, err := Serve(path, b, Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

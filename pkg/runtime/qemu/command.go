@@ -10,6 +10,7 @@ import (
 const (
 	bridgePrefix = "pci-bridge-"
 	scsiID       = "scsi0"
+	ioThread     = "iothread0"
 	agentPort    = "katadirect.agent.0"
 	agentChardev = "agent"
 	agentVsock   = 1024 // the port on which the agent listens when there is a vsock
@@ -77,8 +78,13 @@ func (c Config) diskBuses() []string {
 		a = append(a, "-device", fmt.Sprintf("pci-bridge,id=%s%d,bus=pcie.0,addr=%02x,chassis_nr=%d,shpc=off,io-reserve=8k,mem-reserve=2m,pref64-reserve=1m",
 			bridgePrefix, i, firstBridgeSlot+i, i+1))
 	}
+	scsi := "virtio-scsi-pci,id=" + scsiID
+	if c.IOThread {
+		a = append(a, "-object", "iothread,id="+ioThread)
+		scsi += ",iothread=" + ioThread
+	}
 	if c.BlockDriver == VirtioSCSI {
-		a = append(a, "-device", "virtio-scsi-pci,id="+scsiID)
+		a = append(a, "-device", scsi)
 	}
 	return a
 }

@@ -33,6 +33,7 @@ func TestCommandLine(t *testing.T) {
 		{"vhost-net", func(*Config) {}, inherited{qmp: 3, console: 4, vhost: true, nics: []wiredNIC{
 			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}},
 		}}},
+		{"iothread", func(c *Config) { c.IOThread = true }, port},
 		{"scsi-two-bridges", func(c *Config) { c.BlockDriver, c.Bridges = VirtioSCSI, 2 }, port},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -50,6 +50,10 @@ type Config struct {
 	BlockDriver string
 	// BlockAIO is "threads", "native" or "io_uring"; empty leaves the choice to QEMU (threads).
 	BlockAIO string
+	// BlockCache, if set, is how QEMU caches disks; otherwise it does as it likes, and flushes when the guest does.
+	BlockCache *BlockCache
+	// IOThread gives the disks a thread of their own, beside QEMU's main loop.
+	IOThread bool
 	// ShareSocket is the socket of a running virtiofsd; empty means no file share. ShareTag is the tag the guest
 	// mounts, "kataShared" if empty.
 	ShareSocket, ShareTag string
@@ -70,6 +74,12 @@ type Config struct {
 	OnEvent func(Event)
 	// Log defaults to slog.Default().
 	Log *slog.Logger
+}
+
+// BlockCache is how disks are cached on the host.
+type BlockCache struct {
+	// Direct goes past the host's page cache. NoFlush drops the guest's flushes: what it has synced is lost with the host.
+	Direct, NoFlush bool
 }
 
 // Event is something a person would want to know about a running machine.

@@ -315,10 +315,14 @@ func TestDisksOnSCSI(t *testing.T) {
 }
 
 func TestEveryBlockEngineWorks(t *testing.T) {
-	for _, aio := range []string{"native", "io_uring"} {
-		t.Run(aio, func(t *testing.T) {
-			id := strings.ReplaceAll(aio, "_", "-")
-			g := newGuest(t, qemu.Config{BlockAIO: aio})
+	for name, config := range map[string]qemu.Config{
+		"native":   {BlockAIO: "native", BlockCache: &qemu.BlockCache{}},
+		"io_uring": {BlockAIO: "io_uring", BlockCache: &qemu.BlockCache{Direct: true}, IOThread: true},
+		"scsi":     {BlockDriver: qemu.VirtioSCSI, BlockCache: &qemu.BlockCache{NoFlush: true}, IOThread: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := strings.ReplaceAll(name, "_", "-")
+			g := newGuest(t, config)
 			if err := g.dial(); err != nil {
 				t.Fatal(err)
 			}

@@ -79,7 +79,11 @@ func (m *Machine) bringIn(ctx context.Context, client *qmp.Client, d *disk, read
 		return err
 	}
 	d.hasNode = true
-	if err := client.Run(ctx, "device_add", d.at.device(d.device(), d.node(), d.id), nil); err != nil {
+	device := d.at.device(d.device(), d.node(), d.id)
+	if m.cfg.IOThread && d.at.driver == VirtioBlk { // SCSI disks run in their controller's
+		device["iothread"] = ioThread
+	}
+	if err := client.Run(ctx, "device_add", device, nil); err != nil {
 		return err
 	}
 	d.hasDevice = true
@@ -94,12 +98,25 @@ func (m *Machine) blockNode(d *disk, readOnly bool) map[string]any {
 		"driver": d.backing.driver(), "filename": fmt.Sprintf("/dev/fdset/%d", d.fdset),
 		"aio": m.cfg.BlockAIO, "read-only": readOnly, "discard": "unmap", "locking": "on",
 	}
-	if m.cfg.BlockAIO == "native" {
-		file["cache"] = map[string]any{"direct": true} // QEMU has the one only with the other
-	}
-	return map[string]any{
+	node := map[string]any{
 		"driver": "raw", "node-name": d.node(), "read-only": readOnly, "discard": "unmap", "file": file,
 	}
+	if cache := m.cfg.cache(); cache != nil {
+		file["cache"], node["cache"] = cache, cache
+	}
+	return node
+}
+
+// cache is QEMU's BlockdevCacheOptions, nil to leave it alone. QEMU has native I/O only with direct.
+func (c Config) cache() map[string]any {
+	native := c.BlockAIO == "native"
+	if c.BlockCache == nil {
+		if native {
+			return map[string]any{"direct": true}
+		}
+		return nil
+	}
+	return map[string]any{"direct": native || c.BlockCache.Direct, "no-flush": c.BlockCache.NoFlush}
 }
 
 // inUse recognises the refusal of a file that another QEMU, or this one, has open already.

@@ -118,12 +118,18 @@ func (s *Sandbox) machineConfig() (qemu.Config, error) {
 		params = append(params, "agent.log=debug")
 	}
 	params = append(params, debugConsole(s.config.Agent.DebugConsole)...)
+	if bytes := s.config.Agent.ContainerPipeBytes; bytes > 0 {
+		params = append(params, fmt.Sprintf("agent.container_pipe_size=%d", bytes))
+	}
 	c := qemu.Config{
 		ID: s.id, Dir: s.roots.vmDir(s.id), QEMU: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, KernelParams: params,
 		Accel: s.config.Direct.Accel, MemoryMiB: s.size.now.MemoryMiB, VCPUs: s.size.now.VCPUs, Bridges: h.Bridges,
-		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO,
+		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO, IOThread: h.IOThreads,
 		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag, NICs: s.network.NICs(),
 		Vsock: true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
+	}
+	if h.BlockCache {
+		c.BlockCache = &qemu.BlockCache{Direct: h.BlockCacheDirect, NoFlush: h.BlockCacheNoFlush}
 	}
 	if !s.config.Runtime.StaticResources {
 		most := s.size.limits.Most
@@ -208,7 +214,7 @@ func kernelModules(lines []string) []*agentproto.KernelModule {
 
 func (s *Sandbox) listen(_ context.Context, _ Options, undo *rollback.Stack) (err error) {
 	path := s.roots.sandboxes().SocketPath(s.id)
-	if s.management, err = management.Serve(path, s, s.log); err != nil {
+	if s.management, err = management.Serve(path, s, management.Options{Pprof: s.config.Runtime.Pprof, Log: s.log}); err != nil {
 		return err
 	}
 	undo.Push("close the management socket", s.management.Close)
