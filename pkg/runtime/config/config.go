@@ -86,8 +86,6 @@ type Runtime struct {
 	StaticResources bool
 	// EmptyDirMode is where emptyDir volumes on disk live, one of the EmptyDir constants (emptydir_mode).
 	EmptyDirMode string
-	// DisableGuestEmptyDir keeps emptyDir volumes in the host's folder instead of the guest (disable_guest_empty_dir).
-	DisableGuestEmptyDir bool
 	// BindMounts are absolute paths of the host that the guest finds, read-only, in the sandbox-mounts folder of the
 	// file share (sandbox_bind_mounts).
 	BindMounts []string

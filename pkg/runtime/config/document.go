@@ -63,7 +63,6 @@ type runtimeTable struct {
 	DisableNewNetNS        *bool     `toml:"disable_new_netns"`
 	StaticResources        *bool     `toml:"static_sandbox_resource_mgmt"`
 	EmptyDirMode           *string   `toml:"emptydir_mode"`
-	DisableGuestEmptyDir   *bool     `toml:"disable_guest_empty_dir"`
 	BindMounts             *[]string `toml:"sandbox_bind_mounts"`
 	EnablePprof            *bool     `toml:"enable_pprof"`
 }
@@ -84,6 +83,9 @@ func (d *document) config() (Config, error) {
 	}
 	if machine := orElse(h.MachineType, ""); machine != "" && machine != "q35" {
 		c.Notices = append(c.Notices, fmt.Sprintf("machine_type = %q has no effect: the machine is always q35", machine))
+	}
+	if c.Hypervisor.BlockCache && c.Hypervisor.BlockCacheNoFlush {
+		c.Notices = append(c.Notices, "block_device_cache_noflush = true: what pods have synced to their volumes is lost if this host fails")
 	}
 	if err := d.Runtime.apply(&c.Runtime); err != nil {
 		return Config{}, err
@@ -213,7 +215,6 @@ func (t runtimeTable) apply(r *Runtime) error {
 	set(&r.DisableNewNetNS, t.DisableNewNetNS)
 	set(&r.StaticResources, t.StaticResources)
 	set(&r.EmptyDirMode, t.EmptyDirMode)
-	set(&r.DisableGuestEmptyDir, t.DisableGuestEmptyDir)
 	set(&r.BindMounts, t.BindMounts)
 	set(&r.Pprof, t.EnablePprof)
 	err := errors.Join(

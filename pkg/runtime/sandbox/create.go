@@ -91,6 +91,11 @@ func (s *Sandbox) startShare(ctx context.Context, o Options, undo *rollback.Stac
 		return err
 	}
 	undo.Push("end the file share", s.share.Close)
+	for _, path := range s.config.Runtime.BindMounts {
+		if err := s.share.SandboxMount(ctx, path); err != nil {
+			return err
+		}
+	}
 	return s.state.setDaemon(s.share.Daemon())
 }
 

@@ -207,6 +207,27 @@ func TestARootFileSystemIsMountedSharedAndTakenAway(t *testing.T) {
 	}
 }
 
+func TestWhatBelongsToTheSandboxIsSeenReadOnlyAndTakenAway(t *testing.T) {
+	s := start(t)
+	root := connect(t, s)
+	source := filepath.Dir(writeFile(t, filepath.Join(t.TempDir(), "tools", "file"), "x"))
+	if err := s.SandboxMount(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	seen := filepath.Join(root, "sandbox-mounts", "tools", "file")
+	if text, err := os.ReadFile(seen); err != nil || string(text) != "x" {
+		t.Errorf("the guest reads %q, %v", text, err)
+	}
+	if err := os.WriteFile(seen, nil, 0o600); err == nil {
+		t.Error("the guest can write to it")
+	}
+	for _, wrong := range []string{source, "/no/such/folder"} { // the same name twice, and nothing at all
+		if err := s.SandboxMount(t.Context(), wrong); err == nil || !strings.Contains(err.Error(), wrong) {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+}
+
 func TestARootFileSystemThatIsThereAlreadyIsSharedAsItIs(t *testing.T) {
 	s := start(t)
 	files := filepath.Dir(writeFile(t, filepath.Join(t.TempDir(), "rootfs", "f"), "x"))
