@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -144,7 +145,8 @@ func (v *Volume) Expand(ctx context.Context, podUID string, sizeBytes int64) err
 	return err
 }
 
-// Unpublish takes the volume from the pod and removes the pod's folders, as kubelet does.
+// Unpublish takes the volume from the pod and removes the pod's folders, as kubelet does. It is repeated while a sandbox
+// has the volume still: containerd says that a pod is gone before it has called a dead shim's delete command.
 func (v *Volume) Unpublish(ctx context.Context, podUID string) error {
 	target := v.TargetPath(podUID)
 	if err := v.cleanSubPaths(ctx, podUID); err != nil {
@@ -153,7 +155,7 @@ func (v *Volume) Unpublish(ctx context.Context, podUID string) error {
 	err := call(ctx, "NodeUnpublishVolume", func(ctx context.Context) error {
 		_, err := v.node.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.ID, TargetPath: target})
 		return err
-	})
+	}, codes.FailedPrecondition)
 	if err != nil {
 		return err
 	}
@@ -188,8 +190,8 @@ func removeEmpty(dir, top string) error {
 }
 
 // call repeats a call that the driver refuses because another is under way for the volume, or because the driver is
-// just being restarted, as kubelet does, until it is answered otherwise or time is up.
-func call(ctx context.Context, name string, do func(context.Context) error) error {
+// just being restarted, or with one of the codes, as kubelet does, until it is answered otherwise or time is up.
+func call(ctx context.Context, name string, do func(context.Context) error, repeated ...codes.Code) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	pause := 20 * time.Millisecond
@@ -198,7 +200,8 @@ func call(ctx context.Context, name string, do func(context.Context) error) erro
 		if err == nil {
 			return nil
 		}
-		if code := status.Code(err); code != codes.Aborted && code != codes.Unavailable {
+		code := status.Code(err)
+		if code != codes.Aborted && code != codes.Unavailable && !slices.Contains(repeated, code) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		select {

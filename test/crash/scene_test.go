@@ -45,20 +45,6 @@ func (s *scene) close(t *testing.T) {
 	must(t, s.volume.Delete(t.Context()))
 }
 
-// unpublish repeats the call as kubelet does: containerd says that a pod is gone before it has called a dead shim's
-// delete command, and until then the volume is not given back.
-func (s *scene) unpublish(t *testing.T) {
-	t.Helper()
-	var last error
-	err := poll(t.Context(), func() (bool, error) {
-		last = s.volume.Unpublish(t.Context(), s.uid)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatal(err, last)
-	}
-}
-
 func (s *scene) boot(ctx context.Context) (err error) {
 	s.pod, err = s.node.Lab.RunPod(ctx, lab.PodSpec{
 		Name: "pod", Handler: kubelet.Handler, UID: s.uid, Privileged: true,

@@ -149,7 +149,7 @@ func (s *scene) play(t *testing.T, m moment, v victim) {
 		}
 	}
 	must(t, s.node.RemovePods(t.Context()))
-	s.unpublish(t)
+	must(t, s.volume.Unpublish(t.Context(), s.uid))
 	s.checkNothingLeft(t)
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -19,8 +20,8 @@ import (
 // freezeLimit is how long a volume may stand still at most. The copy of what is in it takes a fraction of a second.
 const freezeLimit = 30 * time.Second
 
-// snapshot copies a volume's image while the guest holds it still. The copy must be a sound file system, without a
-// journal to be replayed, and hold every file that was synced before.
+// snapshot copies a volume's image while the guest holds it still. The copy must be a sound file system, and hold
+// every file that was synced before.
 func (p *pod) snapshot(ctx context.Context, r *rand.Rand) (err error) {
 	v := p.volumes[r.IntN(len(p.volumes))]
 	v.mu.RLock() // no file is removed meanwhile
@@ -66,21 +67,53 @@ func copyFrozen(ctx context.Context, c *directvolume.Client, device, to string) 
 	return nil
 }
 
-// checkCopy looks at the copy without mounting it.
+// checkCopy has the file system's own checker look at the copy, and compares what it holds with what was written.
 func (v *volume) checkCopy(ctx context.Context, image string, written map[string]string) error {
 	if v.FSType == "xfs" {
-		return run(ctx, "xfs_repair", "-n", "-f", image)
+		return checkXFS(ctx, image, written)
 	}
 	if err := run(ctx, "e2fsck", "-f", "-n", image); err != nil {
 		return err
 	}
-	for name, want := range written {
+	found := map[string]string{}
+	for name := range written {
 		content, err := exec.CommandContext(ctx, "debugfs", "-R", "cat /"+name, image).Output()
 		if err != nil {
 			return err
 		}
-		if got := fmt.Sprintf("%x", sha256.Sum256(content)); got != want {
-			return fmt.Errorf("SNAPSHOT BROKEN: %s has the checksum %s, was written with %s", name, got, want)
+		found[name] = fmt.Sprintf("%x", sha256.Sum256(content))
+	}
+	return compare(written, found)
+}
+
+// mountAndSum mounts an image where nobody else sees it, and prints the checksum of each file.
+const mountAndSum = `mount -o loop,nouuid "$1" "$2" && (cd "$2" && find . -type f -exec sha256sum {} +) && umount "$2"`
+
+// checkXFS mounts the copy first: a frozen xfs keeps its log dirty on purpose, so that a copy of it is put right when it
+// is mounted.
+func checkXFS(ctx context.Context, image string, written map[string]string) (err error) {
+	point := image + "-mounted"
+	if err := os.Mkdir(point, 0o700); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(point)) }()
+	said, err := exec.CommandContext(ctx, "unshare", "--mount", "sh", "-c", mountAndSum, "sh", image, point).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("mount the copy: %w: %s", err, said)
+	}
+	found := map[string]string{}
+	for line := range strings.Lines(string(said)) {
+		if sum, name, ok := strings.Cut(strings.TrimSpace(line), "  ./"); ok {
+			found[name] = sum
+		}
+	}
+	return errors.Join(compare(written, found), run(ctx, "xfs_repair", "-n", "-f", image))
+}
+
+func compare(written, found map[string]string) error {
+	for name, want := range written {
+		if got := found[name]; got != want {
+			return fmt.Errorf("SNAPSHOT BROKEN: %s has the checksum %q, was written with %s", name, got, want)
 		}
 	}
 	return nil

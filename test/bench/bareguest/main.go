@@ -89,7 +89,7 @@ func loadModules(group string) error {
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		_ = f.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
+		if err != nil && !errors.Is(err, unix.EEXIST) { // another group had it
 			return fmt.Errorf("load %s: %w", file, err)
 		}
 	}
