@@ -116,7 +116,10 @@ func (r *Report) Table(out io.Writer) {
 	fmt.Fprintln(t, "figure\tmeasured\tfloor\tratio\ttarget\tmet\truns\taccel")
 	for _, f := range r.Figures {
 		met := "yes"
-		if !f.Met {
+		switch {
+		case f.Target == noTarget().text:
+			met = "-"
+		case !f.Met:
 			met = "NO"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%s\t%s\t%d\t%s\n",
