@@ -190,3 +190,15 @@ func FuzzParseRecord(f *testing.F) {
 		}
 	})
 }
+
+func TestOnlyARawBlockVolumeHasNoFileSystem(t *testing.T) {
+	for volumeType, valid := range map[string]bool{VolumeTypeBlock: true, VolumeTypeDirect: false, VolumeTypeEphemeral: false, "": false} {
+		r := Record{VolumeType: volumeType, Device: "/dev/sdf"}
+		if err := r.Validate(); (err == nil) != valid {
+			t.Errorf("volume-type %q without a file system: %v", volumeType, err)
+		}
+	}
+	if err := (Record{VolumeType: VolumeTypeBlock, Device: "/dev/sdf", FSType: "bind"}).Validate(); err == nil {
+		t.Error("a file system that is none")
+	}
+}

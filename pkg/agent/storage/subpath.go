@@ -136,6 +136,9 @@ func makeFolder(parent *os.File, name string, mode uint32) (*os.File, error) {
 	if errors.Is(err, unix.EEXIST) {
 		made, err = false, nil
 	}
+	if errors.Is(err, unix.EROFS) {
+		return nil, fmt.Errorf("there is no %q, and it cannot be made: %w", name, ErrReadOnly)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make folder %q: %w", name, err)
 	}

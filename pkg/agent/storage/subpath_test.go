@@ -56,6 +56,22 @@ func TestAMissingPartOfAVolumeIsMadeLikeItsRoot(t *testing.T) {
 	r.release(v) // and the volume is free
 }
 
+func TestAPartOfAReadOnlyVolumeHasToBeThere(t *testing.T) {
+	r := newRig(t)
+	v := r.disk(ifBlankOption)
+	r.add(v)
+	if err := os.Mkdir(v.MountPoint+"/there", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.release(v)
+	v.Options = []string{"ro"}
+	r.add(v)
+	r.add(r.part(v, "there"))
+	if err := r.Add(t.Context(), r.part(v, "there/missing")); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("%v, want ErrReadOnly", err)
+	}
+}
+
 func TestAFileCanBeAPartOfAVolume(t *testing.T) {
 	r := newRig(t)
 	v := r.disk(ifBlankOption)
