@@ -2,12 +2,17 @@ package hostile
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
 // run runs a container whose process does the evil.
@@ -76,11 +81,32 @@ func TestAGuestThatLiesIsAnsweredWithErrors(t *testing.T) {
 			}
 		}
 	})
+	t.Run("metrics without end", func(t *testing.T) {
+		text, err := h.metrics(t.Context(), pod)
+		if err != nil {
+			checkText(t, err.Error())
+		}
+		if i := strings.IndexFunc(string(text), func(r rune) bool { return !unicode.IsGraphic(r) && r != '\n' }); i >= 0 {
+			t.Errorf("the metrics hold %q", text[i:min(len(text), i+100)])
+		}
+		t.Logf("%d bytes, %v", len(text), err)
+	})
 	if _, err := main.Exec(t.Context(), "true"); err != nil {
 		t.Errorf("after all that an exec fails: %v", err)
 	}
 	remove(t, pod)
 	checkPeak(t, peak())
+}
+
+// metrics asks the pod's shim.
+func (h host) metrics(ctx context.Context, pod *lab.Pod) ([]byte, error) {
+	dir, err := os.Open(h.Path(directvolume.DefaultGoDir)) // the socket's whole path is too long
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	sandboxes := directvolume.Sandboxes{GoDir: fmt.Sprintf("/proc/self/fd/%d", dir.Fd())}
+	return directvolume.NewClient(pod.ID, directvolume.WithClientSandboxes(sandboxes)).Metrics(ctx)
 }
 
 // A guest that breaks the channel while its pod runs is dead: the pod is reported failed soon.
