@@ -41,13 +41,20 @@ func (p *pod) measure(t *testing.T) figures {
 	time.Sleep(settle)
 	raw, err := p.node.Metrics(t.Context(), p.pod)
 	must(t, err)
-	m := parseMetrics(raw)
+	metrics := parseMetrics(raw)
+	metric := func(name string) int64 {
+		t.Helper()
+		if metrics[name] == 0 {
+			t.Fatalf("the shim does not tell %s", name)
+		}
+		return metrics[name]
+	}
 	all := figures{
-		{"shim's resident KiB", m["kata_shim_process_resident_memory_bytes"] >> 10, 3 << 10},
-		{"shim's goroutines", m["kata_shim_go_goroutines"], 8}, // idle connections of containerd's
-		{"shim's threads", m["kata_shim_threads"], 4},
-		{"shim's files", m["kata_shim_fds"], 6},
-		{"QEMU's files", m["kata_hypervisor_fds"], 4},
+		{"shim's resident KiB", metric(`kata_shim_proc_status{item="vmrss"}`) >> 10, 3 << 10},
+		{"shim's goroutines", metric("kata_shim_go_goroutines"), 8}, // idle connections of containerd's
+		{"shim's threads", metric("kata_shim_threads"), 4},
+		{"shim's files", metric("kata_shim_fds"), 6},
+		{"QEMU's files", metric("kata_hypervisor_fds"), 4},
 		{"guest's used KiB", p.guestUsed(t), 16 << 10},
 	}
 	for name, words := range map[string]string{"shim": "containerd-shim-katadirect-v2", "virtiofsd": "virtiofsd", "QEMU": "qemu-system-x86_64"} {
