@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/katadirect/katadirect/internal/version"
@@ -79,11 +80,28 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	err := flags.Parse(args)
-	if err == nil && flags.NArg() > 0 {
+	if err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	} else {
+		err = absolute(flags, "pool", "record-root", "state-dir", "sandbox-dir")
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, err)
 	}
 	return o, err
+}
+
+// absolute refuses folders that mean another one when the program is started elsewhere: the volumes would seem gone.
+func absolute(flags *flag.FlagSet, names ...string) error {
+	for _, name := range names {
+		if value := flags.Lookup(name).Value.String(); value != "" && !filepath.IsAbs(value) {
+			return fmt.Errorf("--%s %q is not an absolute path", name, value)
+		}
+	}
+	return nil
 }
 
 func logger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {

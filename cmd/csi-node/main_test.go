@@ -45,6 +45,8 @@ func TestBadFlagsAreExplained(t *testing.T) {
 		"log level":        {[]string{"--log-level", "loud"}, exitUsage, "loud"},
 		"node id":          {[]string{"--node-id", "a/b"}, exitFailed, "a/b"},
 		"endpoint":         {[]string{"--endpoint", "tcp://:1"}, exitFailed, "tcp://:1"},
+		"relative pool":    {[]string{"--pool", "pool"}, exitUsage, "--pool \"pool\" is not an absolute path"},
+		"relative state":   {[]string{"--state-dir", "./state"}, exitUsage, "--state-dir"},
 		"pool is a file":   {[]string{"--pool", "/dev/null"}, exitFailed, "/dev/null"},
 		"state is no path": {[]string{"--state-dir", "/dev/null/state"}, exitFailed, "/dev/null"},
 	}

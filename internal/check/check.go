@@ -60,6 +60,10 @@ type Options struct {
 	Agent string
 	// VhostVsock is the host's vsock device. "" is /dev/vhost-vsock.
 	VhostVsock string
+	// TunDevice is the host's tun device, CRIODir CRI-O's configuration, CgroupRoot where cgroups are. "" are the usual ones.
+	TunDevice, CRIODir, CgroupRoot string
+	// KernelRelease is the kernel's version; "" is the running one.
+	KernelRelease string
 	// Accel finds out which accelerator machines can use. nil boots a machine once per boot of the host.
 	Accel func(context.Context, config.Config) (accel.Result, error)
 }
@@ -73,13 +77,17 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	var findings []Finding
 	found, runtimeConfig := checkContainerd(o)
 	findings = append(findings, found...)
+	if runtimeConfig == "" {
+		runtimeConfig = crioConfigPath(o)
+	}
 	if o.ConfigPath == "" {
 		o.ConfigPath = runtimeConfig
 	}
 	found, c := checkConfig(o.ConfigPath)
 	findings = append(findings, found...)
 	for _, check := range []func(context.Context, Options, config.Config) []Finding{
-		checkUser, checkQEMU, checkShare, checkImage, checkAccel, checkVsock, checkRecords,
+		checkCRIO, checkChoices, checkUser, checkKernel, checkCgroups, checkQEMU, checkShare, checkImage, checkAccel, checkVsock,
+		checkNetwork, checkRecords,
 	} {
 		if err := context.Cause(ctx); err != nil {
 			return Report{}, err
@@ -101,6 +109,10 @@ func (o Options) withDefaults() Options {
 		&o.ContainerdConfig: "/etc/containerd/config.toml",
 		&o.RecordRoot:       directvolume.DefaultRoot,
 		&o.VhostVsock:       "/dev/vhost-vsock",
+		&o.TunDevice:        "/dev/net/tun",
+		&o.CRIODir:          "/etc/crio",
+		&o.CgroupRoot:       "/sys/fs/cgroup",
+		&o.KernelRelease:    kernelRelease(),
 	} {
 		if *field == "" {
 			*field = value

@@ -33,6 +33,10 @@ func newTestHost(t *testing.T) *testHost {
 		RecordRoot:       h.path("records"),
 		Agent:            h.path("agent"),
 		VhostVsock:       h.path("vhost-vsock"),
+		TunDevice:        h.path("tun"),
+		CRIODir:          h.path("crio"),
+		CgroupRoot:       h.path("cgroup"),
+		KernelRelease:    "6.1.0-13-amd64",
 		Accel: func(context.Context, config.Config) (accel.Result, error) {
 			return accel.Result{Accel: accel.KVM, Reason: "a trial guest answered"}, nil
 		},
@@ -42,6 +46,9 @@ func newTestHost(t *testing.T) *testHost {
 	h.script("bin/containerd-shim-katadirect-v2", "exit 1")
 	h.write("agent", "the agent")
 	h.write("vhost-vsock", "")
+	h.write("tun", "")
+	h.write("cgroup/cgroup.controllers", "cpu memory")
+	h.script("bin/containerd", "echo containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1")
 	h.image("the agent")
 	h.kata("")
 	h.containerd(`runtime_type = "io.containerd.katadirect.v2"
@@ -69,6 +76,30 @@ func (h *testHost) script(name, text string) {
 	if err := os.Chmod(h.path(name), 0o755); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+func (h *testHost) rewrite(name, from, to string) {
+	h.t.Helper()
+	text, err := os.ReadFile(h.path(name))
+	if err != nil || !strings.Contains(string(text), from) {
+		h.t.Fatalf("%s has no %q, %v", name, from, err)
+	}
+	h.write(name, strings.ReplaceAll(string(text), from, to))
+}
+
+func (h *testHost) append(name, text string) {
+	h.t.Helper()
+	before, err := os.ReadFile(h.path(name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.write(name, string(before)+text)
+}
+
+// crio writes CRI-O's drop-in with our runtime.
+func (h *testHost) crio(more string) {
+	h.write("crio/crio.conf.d/50-katadirect.conf", fmt.Sprintf(
+		"[crio.runtime.runtimes.kata]\nruntime_path = %q\nprivileged_without_host_devices = true\n%s\n", h.path("bin/containerd-shim-katadirect-v2"), more))
 }
 
 func (h *testHost) remove(name string) {
@@ -129,7 +160,7 @@ func TestHostOnWhichAllIsWellIsUsable(t *testing.T) {
 	if !report.Usable {
 		t.Error("not usable")
 	}
-	for _, check := range []string{"containerd", "configuration", "qemu", "virtiofsd", "guest image", "accelerator", "agent channel", "records"} {
+	for _, check := range []string{"containerd", "configuration", "qemu", "virtiofsd", "guest image", "accelerator", "agent channel", "records", "kernel", "cgroups", "network"} {
 		if !seen[check] {
 			t.Errorf("%s was not looked at", check)
 		}
@@ -160,22 +191,84 @@ func TestFindings(t *testing.T) {
 		}, "containerd", OK, "elsewhere/shim"},
 		"privileged with devices": {func(h *testHost) { h.containerd(`runtime_type = "io.containerd.katadirect.v2"`) }, "containerd", Warning,
 			"all of the host's devices"},
-		"configuration broken":   {func(h *testHost) { h.kata("default_memory = maybe") }, "configuration", Error, "configuration.toml"},
-		"configuration missing":  {func(h *testHost) { h.remove("configuration.toml") }, "configuration", Error, "no such file"},
-		"block devices disabled": {func(h *testHost) { h.kata("disable_block_device_use = true") }, "configuration", Error, "disable_block_device_use"},
-		"unknown key":            {func(h *testHost) { h.kata("default_memori = 1") }, "configuration", Warning, "default_memori"},
-		"no QEMU":                {func(h *testHost) { h.remove("bin/qemu") }, "qemu", Error, "bin/qemu"},
-		"QEMU fails":             {func(h *testHost) { h.script("bin/qemu", "echo no such library; exit 127") }, "qemu", Error, "no such library"},
-		"QEMU is none":           {func(h *testHost) { h.script("bin/qemu", "echo hello") }, "qemu", Error, "is not QEMU"},
-		"QEMU old":               {func(h *testHost) { h.script("bin/qemu", "echo QEMU emulator version 5.2.0") }, "qemu", Warning, "5.2"},
-		"QEMU new":               {func(h *testHost) { h.script("bin/qemu", "echo QEMU emulator version 10.1.0") }, "qemu", OK, "10.1"},
-		"no virtiofsd":           {func(h *testHost) { h.remove("bin/virtiofsd") }, "virtiofsd", Error, "bin/virtiofsd"},
-		"no kernel":              {func(h *testHost) { h.remove("guest/vmlinux") }, "guest image", Error, "vmlinux"},
-		"no initrd":              {func(h *testHost) { h.remove("guest/initrd") }, "guest image", Error, "initrd"},
-		"initrd empty":           {func(h *testHost) { h.write("guest/initrd", "") }, "guest image", Error, "empty"},
-		"initrd cut off":         {func(h *testHost) { h.write("guest/initrd", "ini") }, "guest image", Error, "cut off"},
-		"image of another maker": {func(h *testHost) { h.remove("guest/image.json") }, "guest image", Warning, "not made by katadirect"},
-		"image with old agent":   {func(h *testHost) { h.image("an older agent") }, "guest image", Warning, "another agent"},
+		"no version": {func(h *testHost) { h.rewrite("containerd.toml", "version = 2", "") }, "containerd", Error,
+			"no line version = 2"},
+		"version 3 with the name of 2": {func(h *testHost) {
+			h.script("bin/containerd", "echo containerd github.com/containerd/containerd/v2 v2.2.0 abc")
+			h.rewrite("containerd.toml", "version = 2", "version = 3")
+		}, "containerd", Error, "containerd does not look there: the file has version = 3"},
+		"version 2 with the name of 3": {func(h *testHost) {
+			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
+		},
+			"containerd", Error, "containerd does not look there"},
+		"version 3": {func(h *testHost) {
+			h.script("bin/containerd", "echo containerd github.com/containerd/containerd/v2 v2.2.0 abc")
+			h.rewrite("containerd.toml", "version = 2", "version = 3")
+			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
+		}, "containerd", OK, "katadirect-v2"},
+		"version 3 for an old containerd": {func(h *testHost) {
+			h.rewrite("containerd.toml", "version = 2", "version = 3")
+			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
+		}, "containerd", Error, "is 1.6, which does not start with a file of version 3"},
+		"version 1 for a new containerd": {func(h *testHost) {
+			h.script("bin/containerd", "echo containerd github.com/containerd/containerd/v2 v2.2.0 abc")
+			h.rewrite("containerd.toml", "version = 2", "")
+			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "cri")
+		}, "containerd", Error, "does not start with a file of version 1"},
+		"version 1": {func(h *testHost) {
+			h.rewrite("containerd.toml", "version = 2", "")
+			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "cri")
+		}, "containerd", OK, "katadirect-v2"},
+		"an old containerd": {func(h *testHost) { h.script("bin/containerd", "echo containerd x v1.4.3") }, "containerd", Warning, "1.4"},
+		"options of runc's": {func(h *testHost) { h.append("containerd.toml", "SystemdCgroup = true\n") }, "containerd", Warning, "SystemdCgroup"},
+		"CRI-O instead": {func(h *testHost) {
+			h.remove("containerd.toml")
+			h.crio(fmt.Sprintf("runtime_type = \"vm\"\nruntime_config_path = %q", h.path("configuration.toml")))
+		}, "cri-o", OK, "katadirect-v2"},
+		"CRI-O without us":         {func(h *testHost) { h.write("crio/crio.conf", "[crio]\n") }, "cri-o", Warning, "no runtime that is our shim"},
+		"CRI-O calls it like runc": {func(h *testHost) { h.crio(`runtime_type = "oci"`) }, "cri-o", Error, "as it calls runc"},
+		"CRI-O broken":             {func(h *testHost) { h.write("crio/crio.conf.d/50.conf", "[") }, "cri-o", Error, "50.conf"},
+		"CRI-O, bad configuration": {func(h *testHost) {
+			h.write("bad.toml", "[runtime]\nemptydir_mode = \"x\"\n")
+			h.crio(fmt.Sprintf("runtime_type = \"vm\"\nruntime_config_path = %q", h.path("bad.toml")))
+		}, "cri-o", Error, "line 2: emptydir_mode"},
+		"kernel old":           {func(h *testHost) { h.options.KernelRelease = "5.10.0-8-amd64" }, "kernel", Error, "5.10"},
+		"kernel with a suffix": {func(h *testHost) { h.options.KernelRelease = "5.15-rc3" }, "kernel", OK, "5.15"},
+		"kernel unknown":       {func(h *testHost) { h.options.KernelRelease = "Plan 9" }, "kernel", Warning, "Plan 9"},
+		"cgroups of version 1": {func(h *testHost) { h.remove("cgroup/cgroup.controllers"); h.write("cgroup/memory/x", "") }, "cgroups", OK, "version 1"},
+		"no cgroups":           {func(h *testHost) { h.remove("cgroup/cgroup.controllers") }, "cgroups", Error, "there are none"},
+		"no tun":               {func(h *testHost) { h.remove("tun") }, "network", Error, "tcfilter"},
+		"no passt":             {func(h *testHost) { h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n") }, "network", Error, "no passt"},
+		"passt": {func(h *testHost) {
+			h.remove("tun")
+			h.script("bin/passt", "")
+			h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n")
+		}, "network", OK, "bin/passt"},
+		"no network": {func(h *testHost) {
+			h.remove("tun")
+			h.append("configuration.toml", "[runtime]\ninternetworking_model = \"none\"\n")
+		}, "network", OK, "none"},
+		"debug console":           {func(h *testHost) { h.append("configuration.toml", "[agent.kata]\ndebug_console_enabled = true\n") }, "configuration", Warning, "debug console is on"},
+		"bind mounts of nothing":  {func(h *testHost) { h.append("configuration.toml", "[runtime]\nsandbox_bind_mounts = [\"/no/such\"]\n") }, "configuration", Error, "/no/such"},
+		"drop-in is a folder":     {func(h *testHost) { must(t, os.MkdirAll(h.path("config.d/10.toml"), 0o755)) }, "configuration", Error, "10.toml"},
+		"drop-in with a mistake":  {func(h *testHost) { h.write("config.d/10.toml", "\n[agent.kata]\ndial_timeout = -1\n") }, "configuration", Error, "10.toml, line 3: dial_timeout"},
+		"drop-in of another kind": {func(h *testHost) { h.write("config.d/README", "") }, "configuration", Warning, "README"},
+		"configuration broken":    {func(h *testHost) { h.kata("default_memory = maybe") }, "configuration", Error, "configuration.toml"},
+		"configuration missing":   {func(h *testHost) { h.remove("configuration.toml") }, "configuration", Error, "no such file"},
+		"block devices disabled":  {func(h *testHost) { h.kata("disable_block_device_use = true") }, "configuration", Error, "disable_block_device_use"},
+		"unknown key":             {func(h *testHost) { h.kata("default_memori = 1") }, "configuration", Warning, "default_memori"},
+		"no QEMU":                 {func(h *testHost) { h.remove("bin/qemu") }, "qemu", Error, "bin/qemu"},
+		"QEMU fails":              {func(h *testHost) { h.script("bin/qemu", "echo no such library; exit 127") }, "qemu", Error, "no such library"},
+		"QEMU is none":            {func(h *testHost) { h.script("bin/qemu", "echo hello") }, "qemu", Error, "is not QEMU"},
+		"QEMU old":                {func(h *testHost) { h.script("bin/qemu", "echo QEMU emulator version 5.2.0") }, "qemu", Warning, "5.2"},
+		"QEMU new":                {func(h *testHost) { h.script("bin/qemu", "echo QEMU emulator version 10.1.0") }, "qemu", OK, "10.1"},
+		"no virtiofsd":            {func(h *testHost) { h.remove("bin/virtiofsd") }, "virtiofsd", Error, "bin/virtiofsd"},
+		"no kernel":               {func(h *testHost) { h.remove("guest/vmlinux") }, "guest image", Error, "vmlinux"},
+		"no initrd":               {func(h *testHost) { h.remove("guest/initrd") }, "guest image", Error, "initrd"},
+		"initrd empty":            {func(h *testHost) { h.write("guest/initrd", "") }, "guest image", Error, "empty"},
+		"initrd cut off":          {func(h *testHost) { h.write("guest/initrd", "ini") }, "guest image", Error, "cut off"},
+		"image of another maker":  {func(h *testHost) { h.remove("guest/image.json") }, "guest image", Warning, "not made by katadirect"},
+		"image with old agent":    {func(h *testHost) { h.image("an older agent") }, "guest image", Warning, "another agent"},
 		"KVM does not run": {func(h *testHost) {
 			h.options.Accel = func(context.Context, config.Config) (accel.Result, error) {
 				return accel.Result{Accel: accel.TCG, Reason: "it failed:\nbadly"}, nil
@@ -241,6 +334,9 @@ func TestContainerdsConfigurationIsReadInAllItsForms(t *testing.T) {
 			h := newTestHost(t)
 			for file, text := range files {
 				h.write(file, text)
+			}
+			if name == "version 3" {
+				h.script("bin/containerd", "echo containerd github.com/containerd/containerd/v2 v2.2.0 abc")
 			}
 			found, _ := checkContainerd(h.options)
 			if len(found) != 2 || found[0].Severity != OK || found[1].Severity != Warning {
