@@ -20,7 +20,7 @@ import (
 // Handler is the name under which containerd knows the shim, as RuntimeClass objects would say it.
 const Handler = "kata"
 
-// Untrusted is the name under which containerd before 2.0 looks for the runtime of a pod that is annotated with
+// Untrusted is the name under which containerd looks for the runtime of a pod that is annotated with
 // "io.kubernetes.cri.untrusted-workload".
 const Untrusted = "untrusted"
 

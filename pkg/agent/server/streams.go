@@ -54,6 +54,7 @@ func (s *Service) read(ctx context.Context, req *agentproto.ReadStreamRequest, r
 	if err != nil {
 		return nil, err
 	}
+	s.bulk.saw(len(data))
 	return &agentproto.ReadStreamResponse{Data: data}, nil
 }
 

@@ -80,6 +80,7 @@ func (s *Service) newContainer(r *taskapi.CreateTaskRequest, kind Kind) *contain
 		bundle: r.GetBundle(),
 		kind:   kind,
 		init:   &process{life: newLife(creating{}), container: r.GetID(), log: log},
+		oom:    make(chan struct{}),
 		execs:  make(map[string]*process),
 	}
 }

@@ -33,6 +33,7 @@ func (s *Service) watch(c *container, p *process) {
 	p.stdio.finish()
 	if p == c.init {
 		s.endExecs(c)
+		c.awaitOOM(exit)
 	}
 	s.exited(c, p, exit)
 	if p == c.init && c.kind != PodContainer {

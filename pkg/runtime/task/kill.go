@@ -47,6 +47,7 @@ const killLimit = time.Minute
 func (s *Service) signal(ctx context.Context, c *container, p *process, signal syscall.Signal, all bool) error {
 	if signal == syscall.SIGKILL {
 		// Before the call, and whatever comes of it: a guest that does not answer has not obeyed.
+		p.killed.Store(true)
 		p.insist.Do(func() { s.tasks.Go(func() { s.insist(c, p) }) })
 	}
 	err := c.pod.Signal(ctx, c.id, p.exec, signal, all)

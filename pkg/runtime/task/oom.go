@@ -47,4 +47,21 @@ func (s *Service) reportOOM(id string) {
 	if err := os.WriteFile(filepath.Join(c.bundle, "oom"), nil, 0o644); err != nil {
 		c.init.log.Warn("leave a mark of it", "error", err)
 	}
+	c.oomOnce.Do(func() { close(c.oom) })
+}
+
+// oomGrace is how long the exit of a container that was killed, by nobody that the shim knows of, is held back for the
+// news that the kernel did it. The guest tells both at the same time. CRI-O looks for the mark when it hears of the
+// exit, and never again.
+const oomGrace = 200 * time.Millisecond
+
+func (c *container) awaitOOM(e Exit) {
+	if e.Status != statusKilled || c.init.killed.Load() {
+		return
+	}
+	select {
+	case <-c.oom:
+	case <-c.pod.alive.Done():
+	case <-time.After(oomGrace):
+	}
 }

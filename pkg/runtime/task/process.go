@@ -3,6 +3,7 @@ package task
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -16,7 +17,8 @@ type process struct {
 	spec      *specs.Process // of an exec
 	log       *slog.Logger
 
-	insist sync.Once // at the first SIGKILL
+	insist sync.Once   // at the first SIGKILL
+	killed atomic.Bool // somebody has asked for SIGKILL
 }
 
 // id is what containerd's events call the process.
@@ -34,6 +36,9 @@ type container struct {
 	kind   Kind
 	pod    *pod
 	init   *process
+
+	oom     chan struct{} // closed when a process of it was killed for want of memory
+	oomOnce sync.Once
 
 	mu    sync.Mutex
 	execs map[string]*process // guarded by mu

@@ -146,6 +146,9 @@ func (s *Set) attach(ctx context.Context, container string, place place) (use Us
 		return s.Records.Release(ctx, source, s.Sandbox)
 	})
 	w, err := newWish(record, s.Features)
+	if err == nil {
+		err = refuseBlank(w, s.Features)
+	}
 	if err != nil {
 		return Use{}, fmt.Errorf("direct volume %s: %w", source, err)
 	}
