@@ -40,6 +40,9 @@ type Handler struct {
 	RuntimeType string
 	// Config is written to a file whose path reaches the shim as ConfigPath in its runtime options; "" sends none.
 	Config string
+	// RuntimePath is the shim's program where the type does not name it, and Options are further lines of the runtime's
+	// options.
+	RuntimePath, Options string
 }
 
 func (o *Options) setDefaults() {

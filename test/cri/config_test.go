@@ -1,6 +1,8 @@
 package cri
 
 import (
+	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,6 +21,38 @@ func TestAMistakeInTheConfigurationReachesTheCaller(t *testing.T) {
 			_, err := n.Lab.RunPod(t.Context(), lab.PodSpec{Name: "pod", Handler: kubelet.Handler})
 			if err == nil || !strings.Contains(err.Error(), "kata.toml, line 6: memory_slots = -1 is below 0") {
 				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// The trap that people step into: runc's section copied, with only the program exchanged. containerd then sends options
+// of runc's shim, and the pod must not fail for them.
+func TestOptionsOfRuncsAreLeftAsideWithAWarning(t *testing.T) {
+	for _, flavour := range lab.Flavours {
+		t.Run("containerd "+string(flavour), func(t *testing.T) {
+			l, err := lab.Open(t.Context(), lab.Options{Containerd: flavour, BinDir: artifacts.BinDir, Handlers: []lab.Handler{
+				{Name: "copied", RuntimeType: "io.containerd.runc.v2", Options: "SystemdCgroup = true",
+					RuntimePath: filepath.Join(artifacts.BinDir, "containerd-shim-katadirect-v2")},
+				{Name: "mistaken", RuntimeType: "io.containerd.katadirect.v2", Options: "SystemdCgroup = true"},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if left, err := l.Close(context.WithoutCancel(t.Context())); err != nil || len(left) > 0 {
+					t.Errorf("%v, left over: %q", err, left)
+				}
+			}()
+			for _, handler := range []string{"copied", "mistaken"} {
+				// It comes as far as the defaults, whose guest is not on this node.
+				_, err := l.RunPod(t.Context(), lab.PodSpec{Name: handler, Handler: handler})
+				if err == nil || !strings.Contains(err.Error(), "katadirect guest build") {
+					t.Errorf("%s: error %v", handler, err)
+				}
+			}
+			if said := l.Containerd().Said(); strings.Count(said, "ignoring runtime options") < 1 {
+				t.Errorf("no warning in\n%s", l.Containerd().LastWords())
 			}
 		})
 	}
