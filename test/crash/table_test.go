@@ -44,7 +44,9 @@ var victims = []victim{
 
 // killAll ends every process of that name as a crash does.
 func killAll(name string) func(context.Context, *scene) error {
-	return func(_ context.Context, s *scene) error { return signal(s.node, syscall.SIGKILL, name) }
+	return func(ctx context.Context, s *scene) error {
+		return poll(ctx, func() (bool, error) { return signal(s.node, syscall.SIGKILL, name) == nil, nil })
+	}
 }
 
 // moment is what is under way when the victim dies.
@@ -116,6 +118,13 @@ func sysrq(key string) func(context.Context, *scene) error {
 
 // play has the victim die at the moment, and looks what comes of it.
 func (s *scene) play(t *testing.T, m moment, v victim) {
+	defer func() {
+		if t.Failed() { // the next one is to begin with nothing all the same
+			ctx := context.WithoutCancel(t.Context())
+			_ = s.node.RemovePods(ctx)
+			_ = s.volume.Unpublish(ctx, s.uid)
+		}
+	}()
 	s.uid, s.pod, s.container = uuid.NewString(), nil, nil
 	must(t, s.volume.Publish(t.Context(), s.uid))
 	if m.name != moments[0].name {

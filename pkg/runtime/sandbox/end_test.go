@@ -22,6 +22,10 @@ func TestWhatDiesTakesTheSandboxDownWithTheReason(t *testing.T) {
 		says string
 	}{
 		{"the machine", func(h *host, _ *Sandbox) { h.machine.die(errInjected) }, errInjected, "virtual machine is gone"},
+		{"the machine, slowly", func(h *host, _ *Sandbox) {
+			_ = h.machine.conns[0].Close()
+			time.AfterFunc(h.options.times.settle/2, func() { h.machine.die(errInjected) })
+		}, errInjected, "virtual machine is gone"},
 		{"virtiofsd", func(_ *host, s *Sandbox) { _ = syscall.Kill(s.share.Daemon().PID, syscall.SIGKILL) }, nil, "virtiofsd ended"},
 		{"the connection to the agent", func(h *host, _ *Sandbox) { _ = h.machine.conns[0].Close() }, agentclient.ErrGone, "guest is dead"},
 		{"the agent's answers", func(h *host, _ *Sandbox) { h.t.Cleanup(h.agent.stopAnswering()) }, nil, "guest is dead"},

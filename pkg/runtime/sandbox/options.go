@@ -85,10 +85,13 @@ type times struct {
 	// guestEnd bounds how long the guest may take to end its containers and unmount its file systems before the
 	// machine is ended anyway.
 	guestEnd time.Duration
+	// settle is how long the hypervisor's end may take to be noticed after that of the connections to it: on a loaded
+	// host it takes a while to give a guest's memory back, and why it ended says more than that its agent is gone.
+	settle time.Duration
 }
 
 // defaultTimes has Kata's check period and deadline.
-var defaultTimes = times{checkPeriod: 5 * time.Second, checkDeadline: 30 * time.Second, guestEnd: 20 * time.Second}
+var defaultTimes = times{checkPeriod: 5 * time.Second, checkDeadline: 30 * time.Second, guestEnd: 20 * time.Second, settle: 2 * time.Second}
 
 func (o Options) withDefaults() (Options, error) {
 	if err := directvolume.CheckSandboxID(o.ID); err != nil {

@@ -59,7 +59,7 @@ func (s *Sandbox) kill(reason error) {
 		if err := s.machine.Err(); err != nil {
 			reason = fmt.Errorf("the virtual machine is gone: %w", err)
 		}
-	case <-time.After(settleTime):
+	case <-time.After(s.times.settle):
 	}
 	s.fail(reason)
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
@@ -68,9 +68,6 @@ func (s *Sandbox) kill(reason error) {
 		s.log.Error("kill the virtual machine", "error", err)
 	}
 }
-
-// settleTime is how long the hypervisor's end may take to be noticed after that of the connections to it.
-const settleTime = 200 * time.Millisecond
 
 // fail remembers the first reason. After a Stop has begun the end of the machine is no failure.
 func (s *Sandbox) fail(reason error) {

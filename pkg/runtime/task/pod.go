@@ -12,7 +12,7 @@ import (
 const stopTimeout = time.Minute
 
 // dyingGrace is how long the end of a machine may take to be noticed after that of the connection to its agent.
-const dyingGrace = 2 * time.Second
+const dyingGrace = 4 * time.Second
 
 // errStopped is why a machine is gone that was asked to go.
 var errStopped = errors.New("the machine was stopped")
