@@ -43,6 +43,7 @@ var statusCodes = []struct {
 	{storage.ErrDriver, codes.InvalidArgument},
 	{storage.ErrReadOnly, codes.FailedPrecondition},
 	{storage.ErrSubPath, codes.FailedPrecondition},
+	{storage.ErrNoMemory, codes.ResourceExhausted},
 	{filesystem.ErrOptions, codes.InvalidArgument},
 	{filesystem.ErrUnsupported, codes.InvalidArgument},
 	{filesystem.ErrOccupied, codes.FailedPrecondition},

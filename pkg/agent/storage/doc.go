@@ -21,4 +21,6 @@ var (
 	ErrNotMounted = errors.New("no volume is mounted there")
 	// ErrReadOnly is returned for a change to a volume that may only be read.
 	ErrReadOnly = errors.New("volume is read-only")
+	// ErrNoMemory is returned for huge pages that the guest has no room for.
+	ErrNoMemory = errors.New("not enough memory in the guest")
 )

@@ -86,6 +86,11 @@ func mountEphemeral(r request) error {
 	if fstype != "tmpfs" && fstype != "hugetlbfs" {
 		return fmt.Errorf("%w: ephemeral storage of type %q", ErrRequest, fstype)
 	}
+	if fstype == "hugetlbfs" {
+		if err := reserveHugePages(r.mount.Data); err != nil {
+			return err
+		}
+	}
 	if err := filesystem.Mount(r.source, r.mountPoint, fstype, r.mount); err != nil {
 		removeMountPoint(r.mountPoint)
 		return err
@@ -117,10 +122,7 @@ func (m *Mounts) mountShare(r request) error {
 	return nil
 }
 
-// mountBind makes something in the guest visible at one more place. Kata's
-// shims send "watchable-bind" for folders whose content the host replaces; a
-// bind mount of the share shows the new content too, and only its
-// announcement by inotify is missing.
+// mountBind makes something in the guest visible at one more place.
 func mountBind(r request) error {
 	info, err := os.Stat(r.source)
 	if err != nil {

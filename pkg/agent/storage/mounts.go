@@ -13,6 +13,7 @@ import (
 
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/pkg/agent/mirror"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
@@ -45,6 +46,7 @@ type entry struct {
 	shared bool // stays until ReleaseAll
 	part   bool // of a volume, which it holds
 	volume *Volume
+	watch  *mirror.Mirror // keeps the content up to date
 }
 
 // acquire returns the entry of a mount point, held by the caller.
@@ -91,11 +93,11 @@ func (m *Mounts) Add(ctx context.Context, s *agentproto.Storage) error {
 		return nil
 	}
 	begin := time.Now()
-	volume, err := m.mount(ctx, r)
+	volume, watch, err := m.mount(ctx, r)
 	if err != nil {
 		return fmt.Errorf("storage %q at %s: %w", r.source, r.mountPoint, err)
 	}
-	e.users, e.volume = e.users+1, volume
+	e.users, e.volume, e.watch = e.users+1, volume, watch
 	e.shared, e.part = r.shared || staysUntilTheEnd(r.driver), r.driver == DriverSubPath
 	slog.Info("storage is mounted", "driver", r.driver, "source", r.source, "fstype", r.fstype,
 		"mount_point", r.mountPoint, "took", time.Since(begin))
@@ -116,24 +118,28 @@ func (e *entry) isThere(mountPoint string) (bool, error) {
 }
 
 // mount has the driver do its work.
-func (m *Mounts) mount(ctx context.Context, r request) (*Volume, error) {
+func (m *Mounts) mount(ctx context.Context, r request) (v *Volume, w *mirror.Mirror, err error) {
 	switch r.driver {
 	case "blk", "scsi", "mmioblk":
-		return m.mountDevice(ctx, r)
+		v, err = m.mountDevice(ctx, r)
 	case "virtio-fs":
-		return nil, m.mountShare(r)
+		err = m.mountShare(r)
 	case "ephemeral":
-		return nil, mountEphemeral(r)
+		err = mountEphemeral(r)
 	case "local":
-		return nil, makeLocal(r)
-	case "bind", "watchable-bind":
-		return nil, mountBind(r)
+		err = makeLocal(r)
+	case "bind":
+		err = mountBind(r)
+	case "watchable-bind":
+		w, err = m.mountWatched(ctx, r)
 	case "overlayfs":
-		return nil, m.mountOverlay(r)
+		err = m.mountOverlay(r)
 	case DriverSubPath:
-		return nil, m.mountSubPath(ctx, r)
+		err = m.mountSubPath(ctx, r)
+	default:
+		err = fmt.Errorf("%w: %q", ErrDriver, r.driver)
 	}
-	return nil, fmt.Errorf("%w: %q", ErrDriver, r.driver)
+	return v, w, err
 }
 
 // Drivers are the names of all drivers.
@@ -227,6 +233,12 @@ func (m *Mounts) releaseIf(ctx context.Context, point string, part bool) error {
 func (m *Mounts) unmount(ctx context.Context, mountPoint string, e *entry) error {
 	begin := time.Now()
 	m.ThawEach([]string{mountPoint}, "the volume is being unmounted")
+	if e.watch != nil {
+		if err := e.watch.Close(); err != nil {
+			return fmt.Errorf("storage at %s: %w", mountPoint, err)
+		}
+		e.watch = nil
+	}
 	if err := filesystem.Unmount(mountPoint); err != nil {
 		return fmt.Errorf("storage at %s: %w", mountPoint, err)
 	}

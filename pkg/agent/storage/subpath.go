@@ -30,10 +30,10 @@ func (m *Mounts) mountSubPath(ctx context.Context, r request) error {
 	if err := checkInside(r.inside); err != nil {
 		return err
 	}
-	return m.withVolume(ctx, r.source, func(v *Volume) error {
-		part, err := openPart(v.mountPoint, r.inside)
+	return m.whileMounted(ctx, r.source, func() error {
+		part, err := openPart(r.source, r.inside)
 		if err != nil {
-			return fmt.Errorf("%q in the volume at %s: %w", r.inside, v.mountPoint, err)
+			return fmt.Errorf("%q in the volume at %s: %w", r.inside, r.source, err)
 		}
 		defer part.Close()
 		info, err := part.Stat()
@@ -49,6 +49,26 @@ func (m *Mounts) mountSubPath(ctx context.Context, r request) error {
 		}
 		return err
 	})
+}
+
+// whileMounted runs f while what is mounted at path, a volume or a folder in
+// memory, stays so.
+func (m *Mounts) whileMounted(ctx context.Context, path string, f func() error) error {
+	m.mu.Lock()
+	_, known := m.entries[path]
+	m.mu.Unlock()
+	if !known {
+		return fmt.Errorf("%s: %w", path, ErrNotMounted)
+	}
+	e, err := m.acquire(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	if e.users == 0 {
+		return fmt.Errorf("%s: %w", path, ErrNotMounted)
+	}
+	return f()
 }
 
 func checkInside(inside string) error {
