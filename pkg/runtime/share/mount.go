@@ -17,6 +17,7 @@ var ErrDevice = errors.New("a device of the host cannot be shared as a file")
 type clone struct {
 	fd    int
 	isDir bool
+	id    folderID // if it is one
 }
 
 // newClone takes what source names, symbolic links followed, without what is mounted below it. It is private: an
@@ -39,11 +40,16 @@ func newClone(source string, readOnly bool) (clone, error) {
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return clone{}, errors.Join(&fs.PathError{Op: "stat", Path: source, Err: err}, c.close())
 	}
+	var flags unix.Statfs_t
+	if err := unix.Fstatfs(fd, &flags); err != nil {
+		return clone{}, errors.Join(&fs.PathError{Op: "statfs", Path: source, Err: err}, c.close())
+	}
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFBLK, unix.S_IFCHR:
 		return clone{}, errors.Join(fmt.Errorf("%s: %w", source, ErrDevice), c.close())
 	case unix.S_IFDIR:
 		c.isDir = true
+		c.id = folderID{stat.Dev, stat.Ino, readOnly || flags.Flags&unix.ST_RDONLY != 0}
 	}
 	return c, nil
 }

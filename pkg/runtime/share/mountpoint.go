@@ -16,6 +16,6 @@ func (s *Share) MountPoint(container string) (guestPath string, err error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make the mount point of a root file system: %w", err)
 	}
-	s.remember(container, place{dir, true})
+	s.remember(container, place{path: dir, made: true})
 	return filepath.Join(GuestDir, container), nil
 }

@@ -29,7 +29,7 @@ func (s *Share) Rootfs(ctx context.Context, container, path string, mounts []*ty
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", err
 	}
-	s.remember(container, place{dir, true})
+	s.remember(container, place{path: dir, made: true})
 	if err := s.attach(container, path, filepath.Join(dir, "rootfs"), false); err != nil {
 		return "", fmt.Errorf("share the root file system of container %s: %w", container, err)
 	}
@@ -46,7 +46,7 @@ func (s *Share) mountAll(container, path string, mounts []*types.Mount) error {
 	for _, m := range mounts {
 		all = append(all, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
-	s.remember(container, place{path, false})
+	s.remember(container, place{path: path})
 	if err := mount.All(all, path); err != nil {
 		return errors.Join(err, unmount(path))
 	}

@@ -2,8 +2,6 @@ package share
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,12 +53,14 @@ type Share struct {
 
 	mu         sync.Mutex
 	containers map[string][]place // by container, in the order they were made
+	folders    map[folderID]*folder
 }
 
-// place is a path that is to be unmounted, and removed too if it was made here.
+// place is a path that is to be unmounted, and removed too if it was made here. One with a folder has other users too.
 type place struct {
-	path string
-	made bool
+	path   string
+	made   bool
+	folder *folder
 }
 
 func (p place) release() error {
@@ -91,7 +91,7 @@ func Start(ctx context.Context, c Config) (s *Share, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Share{tree: t, daemon: d, containers: make(map[string][]place)}, nil
+	return &Share{tree: t, daemon: d, containers: make(map[string][]place), folders: make(map[folderID]*folder)}, nil
 }
 
 // Daemon names the running virtiofsd, for Cleanup by a later process.
@@ -110,8 +110,8 @@ func (s *Share) Err() error {
 	}
 }
 
-// Bind shares a file or folder of the host with a container and returns where the guest finds it. What is mounted
-// below source is not shared. destination, the path in the container, only lends its last part to the name.
+// Bind shares a file or folder of the host with a container and returns where the guest finds it, which for a folder is
+// the same for all containers. What is mounted below source is not shared. destination, the path in the container, only lends its last part to the name.
 // It is an fs.ErrNotExist if there is no source.
 func (s *Share) Bind(ctx context.Context, container, source, destination string, readOnly bool) (guestPath string, err error) {
 	if err := checkName(container); err != nil {
@@ -120,13 +120,11 @@ func (s *Share) Bind(ctx context.Context, container, source, destination string,
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	var unique [8]byte
-	_, _ = rand.Read(unique[:]) // never fails
-	name := container + "-" + hex.EncodeToString(unique[:]) + "-" + baseName(destination)
-	if err := s.attach(container, source, filepath.Join(s.tree.mounts(), name), readOnly); err != nil {
+	target, err := s.bind(container, source, uniqueName(container, destination), readOnly)
+	if err != nil {
 		return "", fmt.Errorf("share %s with the guest: %w", source, err)
 	}
-	return filepath.Join(GuestDir, name), nil
+	return filepath.Join(GuestDir, filepath.Base(target)), nil
 }
 
 // baseName keeps the whole name within what a file system allows.
@@ -143,7 +141,7 @@ func (s *Share) attach(container, source, target string, readOnly bool) error {
 	if err != nil {
 		return err
 	}
-	s.remember(container, place{target, true})
+	s.remember(container, place{path: target, made: true})
 	return c.attach(target)
 }
 
@@ -159,7 +157,7 @@ func (s *Share) Release(_ context.Context, container string) error {
 	defer s.mu.Unlock()
 	places := s.containers[container]
 	for len(places) > 0 {
-		if err := places[len(places)-1].release(); err != nil {
+		if err := s.release(places[len(places)-1]); err != nil {
 			s.containers[container] = places
 			return fmt.Errorf("stop sharing with container %s: %w", container, err)
 		}
@@ -167,6 +165,13 @@ func (s *Share) Release(_ context.Context, container string) error {
 	}
 	delete(s.containers, container)
 	return nil
+}
+
+func (s *Share) release(p place) error {
+	if p.folder != nil {
+		return s.releaseFolder(p.folder)
+	}
+	return p.release()
 }
 
 // Close ends virtiofsd and takes everything away. It is idempotent.

@@ -155,7 +155,7 @@ func TestWhatIsSharedLaterIsSeenByTheRunningDaemon(t *testing.T) {
 	if err := s.Release(t.Context(), "c1"); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(root); err != nil || len(left) != 1 || left[0].Name() != watchable {
 		t.Errorf("after release virtiofsd still sees %v, %v", left, err)
 	}
 	if got, err := os.ReadFile(dir + "/f"); err != nil || string(got) != "folder" {
@@ -273,7 +273,7 @@ func TestWhatCannotBeSharedIsRefusedAndLeavesNothing(t *testing.T) {
 	if err := s.Release(t.Context(), "c1"); err != nil {
 		t.Error(err)
 	}
-	if entries, err := os.ReadDir(s.tree.mounts()); err != nil || len(entries) > 0 {
+	if entries, err := os.ReadDir(s.tree.mounts()); err != nil || len(entries) != 1 || entries[0].Name() != watchable {
 		t.Errorf("left %v, %v", entries, err)
 	}
 }

@@ -15,6 +15,8 @@ import (
 // tree is the folder of one sandbox.
 type tree struct{ base string }
 
+const watchable = "watchable"
+
 func (t tree) mounts() string { return filepath.Join(t.base, "mounts") }
 func (t tree) shared() string { return filepath.Join(t.base, "shared") }
 
@@ -28,7 +30,8 @@ func (t tree) prepare() error {
 	if err := os.Mkdir(t.base, 0o700); err != nil {
 		return err
 	}
-	for _, dir := range []string{t.mounts(), t.shared()} {
+	// The third is where an agent mounts its copies of folders that it watches, as in Kata; the guest cannot make it.
+	for _, dir := range []string{t.mounts(), t.shared(), filepath.Join(t.mounts(), watchable)} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
