@@ -125,7 +125,8 @@ func kernelCommandLine(c Config, fds inherited) string {
 	}
 	if c.growsMemory() {
 		// Room for memory above 4 GiB makes the kernel set 64 MiB aside for devices that cannot reach it; there is none.
-		words = append(words, "swiotlb=noforce")
+		// And what comes is used as soon as it is there: nobody can tell the agent how much to wait for.
+		words = append(words, "swiotlb=noforce", "memhp_default_state=online")
 	}
 	if c.Debug {
 		words = append(words, "agent.log=debug")

@@ -34,6 +34,8 @@ func TestCommandLine(t *testing.T) {
 			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}},
 		}}},
 		{"iothread", func(c *Config) { c.IOThread = true }, port},
+		{"growing", func(c *Config) { c.VCPUs, c.MaxVCPUs, c.MaxMemoryMiB, c.MemorySlots = 2, 8, 1<<20, 4 }, port},
+		{"growing-emulated", func(c *Config) { c.Accel, c.MaxMemoryMiB, c.ShareSocket = AccelTCG, 1<<20, "/run/fs.sock" }, port},
 		{"scsi-two-bridges", func(c *Config) { c.BlockDriver, c.Bridges = VirtioSCSI, 2 }, port},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -22,7 +22,18 @@ type growth struct {
 }
 
 func (c Config) growsVCPUs() bool  { return c.MaxVCPUs > c.VCPUs }
-func (c Config) growsMemory() bool { return c.MaxMemoryMiB > c.MemoryMiB }
+func (c Config) growsMemory() bool { return c.mostMemoryMiB() > c.MemoryMiB }
+
+// maxEmulatedMiB is half of what an emulated processor can address; the rest is for the devices.
+const maxEmulatedMiB = 512 << 10
+
+// mostMemoryMiB is how much memory the machine can have in the end.
+func (c Config) mostMemoryMiB() int {
+	if c.Accel != AccelKVM {
+		return min(c.MaxMemoryMiB, maxEmulatedMiB)
+	}
+	return c.MaxMemoryMiB
+}
 
 // processors is the -smp of the machine. Each processor that can come is a socket of its own.
 func (c Config) processors() string {
@@ -37,7 +48,7 @@ func (c Config) memorySize() string {
 	if !c.growsMemory() {
 		return strconv.Itoa(c.MemoryMiB)
 	}
-	return fmt.Sprintf("%d,slots=%d,maxmem=%dM", c.MemoryMiB, c.MemorySlots, c.MaxMemoryMiB)
+	return fmt.Sprintf("%d,slots=%d,maxmem=%dM", c.MemoryMiB, c.MemorySlots, c.mostMemoryMiB())
 }
 
 // GrowVCPUs implements vm.Machine.
@@ -110,8 +121,8 @@ func (m *Machine) GrowMemory(ctx context.Context, totalMiB int) (nowMiB int, err
 	}
 	add := (totalMiB - nowMiB + memoryStepMiB - 1) / memoryStepMiB * memoryStepMiB
 	switch {
-	case nowMiB+add > m.cfg.MaxMemoryMiB:
-		return nowMiB, fmt.Errorf("%w: it can have %d MiB (default_maxmemory)", vm.ErrLimit, max(m.cfg.MaxMemoryMiB, m.cfg.MemoryMiB))
+	case nowMiB+add > m.cfg.mostMemoryMiB():
+		return nowMiB, fmt.Errorf("%w: it can have %d MiB (default_maxmemory)", vm.ErrLimit, max(m.cfg.mostMemoryMiB(), m.cfg.MemoryMiB))
 	case m.growth.modules == m.cfg.MemorySlots:
 		return nowMiB, fmt.Errorf("%w: memory was plugged in %d times (memory_slots)", vm.ErrLimit, m.growth.modules)
 	}

@@ -18,12 +18,15 @@ func Host() (Machine, error) {
 	return Machine{VCPUs: runtime.NumCPU(), MemoryMiB: int(info.Totalram * uint64(info.Unit) >> 20)}, nil
 }
 
+// maxVCPUs is Kata's limit for QEMU: more than 255 would take an interrupt controller of another kind.
+const maxVCPUs = 240
+
 // Most is what machines may have at most on this host: what the configuration says (0 is all), but never more
 // processors than there are.
 func Most(vcpus, memoryMiB int, host Machine) Machine {
-	most := Machine{VCPUs: host.VCPUs, MemoryMiB: host.MemoryMiB}
+	most := Machine{VCPUs: min(host.VCPUs, maxVCPUs), MemoryMiB: host.MemoryMiB}
 	if vcpus > 0 {
-		most.VCPUs = min(vcpus, host.VCPUs)
+		most.VCPUs = min(vcpus, most.VCPUs)
 	}
 	if memoryMiB > 0 {
 		most.MemoryMiB = memoryMiB

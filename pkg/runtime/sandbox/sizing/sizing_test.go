@@ -99,6 +99,9 @@ func TestTheMostIsWhatTheConfigurationAndTheHostAllow(t *testing.T) {
 			t.Errorf("%+v: %+v", tc, got)
 		}
 	}
+	if got := Most(0, 0, Machine{512, 1000}); got.VCPUs != 240 {
+		t.Errorf("of 512 processors a machine may have %d", got.VCPUs)
+	}
 	if real, err := Host(); err != nil || real.VCPUs < 1 || real.MemoryMiB < 64 {
 		t.Errorf("this host has %+v, %v", real, err)
 	}
