@@ -115,6 +115,9 @@ func (c *Container) Start(ctx context.Context, notifyOOM func()) error {
 // stands in for it.
 func (c *Container) PID() int { return c.init.PID() }
 
+// Exited says whether the first process has.
+func (c *Container) Exited() bool { return c.init.Exited() }
+
 // KillAll kills every process in the container's cgroup.
 func (c *Container) KillAll() error {
 	err := c.runtime.killAll(c.ID)

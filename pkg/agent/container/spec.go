@@ -54,9 +54,6 @@ func adapt(spec *specs.Spec, id, cgroupsPath string, s Surroundings) error {
 		linux.RootfsPropagation = "rslave"
 	}
 	linux.Namespaces = namespaces(linux.Namespaces, s)
-	if !hasNamespace(linux.Namespaces, specs.UTSNamespace) {
-		spec.Hostname = ""
-	}
 	return nil
 }
 
@@ -72,28 +69,18 @@ func namespaces(asked []specs.LinuxNamespace, s Surroundings) []specs.LinuxNames
 		// So that the container sees its own cgroup as the root.
 		{Type: specs.CgroupNamespace},
 		{Type: specs.PIDNamespace, Path: s.PID},
+		// Also where it asks for the host's: to the pod, the host is the machine.
+		{Type: specs.IPCNamespace, Path: s.IPC},
+		{Type: specs.UTSNamespace, Path: s.UTS},
 	}
 	for _, n := range asked {
 		switch n.Type {
-		case specs.IPCNamespace:
-			out = append(out, specs.LinuxNamespace{Type: n.Type, Path: s.IPC})
-		case specs.UTSNamespace:
-			out = append(out, specs.LinuxNamespace{Type: n.Type, Path: s.UTS})
 		case specs.UserNamespace:
 			// A path is one of the host's.
 			out = append(out, specs.LinuxNamespace{Type: n.Type})
 		}
 	}
 	return out
-}
-
-func hasNamespace(list []specs.LinuxNamespace, kind specs.LinuxNamespaceType) bool {
-	for _, n := range list {
-		if n.Type == kind {
-			return true
-		}
-	}
-	return false
 }
 
 // cgroup2Resources leaves out what cgroup v2 does not have: crun refuses a

@@ -34,22 +34,23 @@ func TestNamespacesBecomeTheGuests(t *testing.T) {
 		asked  []specs.LinuxNamespace
 		around Surroundings
 		want   []specs.LinuxNamespace
-		host   string
 	}{
 		{"all of the host's", asked, Surroundings{IPC: "/ipc", UTS: "/uts"}, []specs.LinuxNamespace{
 			{Type: "mount"}, {Type: "cgroup"}, {Type: "pid"}, {Type: "ipc", Path: "/ipc"}, {Type: "uts", Path: "/uts"}, {Type: "user"},
-		}, "pod"},
-		{"the pod's processes", asked[:1], Surroundings{PID: "/pid"}, []specs.LinuxNamespace{
-			{Type: "mount"}, {Type: "cgroup"}, {Type: "pid", Path: "/pid"},
-		}, ""}, // crun refuses a name without a namespace of its own for it
-		{"none", nil, Surroundings{}, []specs.LinuxNamespace{{Type: "mount"}, {Type: "cgroup"}, {Type: "pid"}}, ""},
+		}},
+		{"the pod's processes", asked[:1], Surroundings{IPC: "/ipc", UTS: "/uts", PID: "/pid"}, []specs.LinuxNamespace{
+			{Type: "mount"}, {Type: "cgroup"}, {Type: "pid", Path: "/pid"}, {Type: "ipc", Path: "/ipc"}, {Type: "uts", Path: "/uts"},
+		}},
+		{"the host's: none", nil, Surroundings{IPC: "/ipc", UTS: "/uts"}, []specs.LinuxNamespace{
+			{Type: "mount"}, {Type: "cgroup"}, {Type: "pid"}, {Type: "ipc", Path: "/ipc"}, {Type: "uts", Path: "/uts"},
+		}},
 	} {
 		s := hostSpec()
 		s.Linux.Namespaces = tc.asked
 		if err := adapt(s, "c1", "/k", tc.around); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(tc.want, s.Linux.Namespaces); diff != "" || s.Hostname != tc.host {
+		if diff := cmp.Diff(tc.want, s.Linux.Namespaces); diff != "" || s.Hostname != "pod" {
 			t.Errorf("%s: hostname %q, namespaces (-want +got):\n%s", tc.name, s.Hostname, diff)
 		}
 	}

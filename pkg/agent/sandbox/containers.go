@@ -45,7 +45,7 @@ func (s *Sandbox) create(ctx context.Context, req *agentproto.CreateContainerReq
 		undo.Push("release storage", func(ctx context.Context) error { return s.Mounts.Release(ctx, st.GetMountPoint()) })
 		mounted = append(mounted, st.GetMountPoint())
 	}
-	around, err := s.surroundings(ctx, req.GetSandboxPidns())
+	around, err := s.surroundings(ctx, req.GetSandboxPidns(), spec.Annotations[annotationPIDsOf])
 	if err != nil {
 		return fmt.Errorf("create container %s: %w", id, err)
 	}

@@ -93,14 +93,36 @@ func (s *Sandbox) sharePIDs(ctx context.Context) (file string, err error) {
 	return file, nil
 }
 
-// surroundings are the namespaces for one more container.
-func (s *Sandbox) surroundings(ctx context.Context, sharePIDs bool) (container.Surroundings, error) {
+// annotationPIDsOf is how a shim of this project names the container whose
+// processes another one is to see, a debugger for instance.
+const annotationPIDsOf = "katadirect.io/pids-of"
+
+// surroundings are the namespaces for one more container. With sharePIDs it
+// sees the processes of the target, or if there is none those of the pod.
+func (s *Sandbox) surroundings(ctx context.Context, sharePIDs bool, target string) (container.Surroundings, error) {
 	around := container.Surroundings{IPC: namespaceFile("ipc"), UTS: namespaceFile("uts")}
 	var err error
-	if sharePIDs {
+	switch {
+	case sharePIDs && target != "":
+		around.PID, err = s.pidsOf(target)
+	case sharePIDs:
 		around.PID, err = s.sharePIDs(ctx)
 	}
 	return around, err
+}
+
+// pidsOf is the file of a container's pid namespace. Should the container end
+// before the file is opened, its number leads nowhere for a while: the kernel
+// gives out all others first.
+func (s *Sandbox) pidsOf(id string) (file string, err error) {
+	c, err := s.Container(id)
+	if err != nil {
+		return "", err
+	}
+	if c.PID() == 0 || c.Exited() {
+		return "", fmt.Errorf("see the processes of container %s: %w: there are none", id, container.ErrState)
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", c.PID()), nil
 }
 
 func removeNamespaces() error {

@@ -26,6 +26,8 @@ type container struct {
 	// Guarded by Sandbox.mu.
 	size  sizing.Size // what it may use
 	ended bool        // its first process has
+	// ownPIDs: it is one of the pod's, and sees only its own processes.
+	ownPIDs bool
 
 	mu    sync.Mutex
 	execs map[string]string // the agent's name of a process by ours
@@ -43,6 +45,10 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 	defer undo.OnError(ctx, &err)
 	undo.Push("forget the container", func(context.Context) error { s.forget(c); return nil })
 
+	// First, for what is made of memory is measured against the machine's.
+	if err := s.accommodate(ctx, c, resources(r.Spec)); err != nil {
+		return err
+	}
 	rootfs, storages, err := s.rootfs(ctx, r, &undo)
 	if err != nil {
 		return err
@@ -57,7 +63,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 		return fmt.Errorf("container %s: %w", r.ID, err)
 	}
 	spec, sandboxPIDNS, err := guestspec.For(r.Spec, guestspec.Guest{
-		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: rootfs, Mounts: mounts,
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: rootfs, Mounts: mounts, PIDsOf: s.pidsOf(c, r.Spec),
 		Seccomp: s.features.Seccomp && !s.config.Runtime.DisableGuestSeccomp,
 		Disks:   containerPaths(devices), DeviceRules: s.deviceRules(r.Spec),
 	})
@@ -65,9 +71,6 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r ContainerRequest) (err 
 		return err
 	}
 	spec.Process.Terminal = r.Terminal
-	if err := s.accommodate(ctx, c, resources(r.Spec)); err != nil {
-		return err
-	}
 	s.volumes.Expose(r.ID)
 	// Before the call: one that failed half way may have left something.
 	undo.Push("remove the container in the guest", func(ctx context.Context) error { return s.removeInGuest(ctx, c) })
@@ -151,11 +154,13 @@ func (s *Sandbox) mounts(ctx context.Context, r ContainerRequest, undo *rollback
 			return nil, nil, err
 		}
 		switch kind {
+		case guestspec.GuestOwn:
+			m = guestspec.Own(m)
 		case guestspec.PodMemory:
 			m = guestspec.SharedMemory(m)
 		case guestspec.HostBind:
 			var more []*agentproto.Storage
-			if m, more, err = s.hostBind(ctx, r.ID, m); err != nil {
+			if m, more, err = s.hostBind(ctx, r.ID, m, hugepageLimits(r.Spec)); err != nil {
 				return nil, nil, fmt.Errorf("mount on %s: %w", m.Destination, err)
 			}
 			storages = append(storages, more...)
@@ -166,7 +171,9 @@ func (s *Sandbox) mounts(ctx context.Context, r ContainerRequest, undo *rollback
 }
 
 // hostBind gives the volume recorded for the mount's source, or if there is none the source itself.
-func (s *Sandbox) hostBind(ctx context.Context, id string, m specs.Mount) (specs.Mount, []*agentproto.Storage, error) {
+func (s *Sandbox) hostBind(ctx context.Context, id string, m specs.Mount, hugepages []specs.LinuxHugepageLimit) (
+	specs.Mount, []*agentproto.Storage, error,
+) {
 	if err := s.prepareEmptyDir(ctx, m.Source); err != nil {
 		return m, nil, err
 	}
@@ -177,9 +184,15 @@ func (s *Sandbox) hostBind(ctx context.Context, id string, m specs.Mount) (specs
 	if !errors.Is(err, directvolume.ErrNotFound) {
 		return m, nil, err
 	}
+	if guestPath, storages, err := s.memoryVolume(id, m, hugepages); err != nil || len(storages) > 0 {
+		return guestspec.FromGuest(m, guestPath), storages, err
+	}
 	guestPath, err := s.share.Bind(ctx, id, m.Source, m.Destination, guestspec.ReadOnly(m))
 	if err != nil {
 		return m, nil, err
+	}
+	if storage := watched(m, guestPath); storage != nil {
+		return guestspec.FromGuest(m, storage.MountPoint), []*agentproto.Storage{storage}, nil
 	}
 	return guestspec.FromGuest(m, guestPath), nil, nil
 }

@@ -200,7 +200,7 @@ func (s *Sandbox) makeSandbox(ctx context.Context, o Options, _ *rollback.Stack)
 		Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir,
 	}, sharedMemory(o.Spec.Mounts)}
 	_, err := s.agent.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
-		Hostname: o.Spec.Hostname, Dns: resolvConf(o.Spec.Mounts), Storages: storages, SandboxId: s.id,
+		Hostname: hostname(o.Spec), Dns: resolvConf(o.Spec.Mounts), Storages: storages, SandboxId: s.id,
 		KernelModules: kernelModules(s.config.Agent.KernelModules),
 	})
 	return err

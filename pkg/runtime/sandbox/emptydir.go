@@ -25,7 +25,7 @@ func (s *Sandbox) prepareEmptyDir(ctx context.Context, source string) error {
 	if mode != config.EmptyDirBlock && mode != config.EmptyDirEncrypted || s.config.Hypervisor.DisableBlock {
 		return nil
 	}
-	dir, err := volume.Below(source, emptyDirs)
+	dir, _, err := volume.Below(source, emptyDirs)
 	if err != nil || dir == "" {
 		return err
 	}

@@ -37,6 +37,15 @@ func sharedMemory(mounts []specs.Mount) *agentproto.Storage {
 	}
 }
 
+// hostname is the pod's name. A pod on the host's network has none of its own, and is called as the host is.
+func hostname(spec *specs.Spec) string {
+	if spec.Hostname != "" {
+		return spec.Hostname
+	}
+	name, _ := os.Hostname() // without one the guest's stays as it is
+	return name
+}
+
 // maxResolvConf is what of a resolv.conf is read; the resolver itself takes three servers.
 const maxResolvConf = 16 << 10
 

@@ -124,8 +124,8 @@ func TestAVolumeFromRecordToGuestAndBackInARealMachine(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "agent: CreateContainer") {
 			t.Errorf("error %v", err)
 		}
-		if entries, err := os.ReadDir(h.roots.Share + "/s1/mounts"); err != nil || len(entries) != 1 {
-			t.Errorf("shared %v, %v; want only c3's", entries, err)
+		if entries, err := os.ReadDir(h.roots.Share + "/s1/mounts"); err != nil || len(entries) != 2 {
+			t.Errorf("shared %v, %v; want only c3's, and the folder for copies", entries, err)
 		}
 	})
 

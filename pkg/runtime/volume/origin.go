@@ -68,21 +68,21 @@ func cutDir(path, dir string) (rest string, below bool) {
 }
 
 // Below finds the folder directly in one whose path ends in parent ("volumes/kubernetes.io~empty-dir") that source is,
-// lies in, or is a bind mount of something in. "" is none.
-func Below(source, parent string) (dir string, err error) {
+// lies in, or is a bind mount of something in, and which part of it that is. "" is none.
+func Below(source, parent string) (dir, inside string, err error) {
 	origins, err := originsOf(source)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	for _, o := range origins {
 		if o.deleted {
 			continue
 		}
-		for dir := o.path; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		for dir, inside := o.path, ""; dir != "/" && dir != "."; dir, inside = filepath.Dir(dir), filepath.Join(filepath.Base(dir), inside) {
 			if strings.HasSuffix(filepath.Dir(dir), "/"+parent) {
-				return dir, nil
+				return dir, inside, checkInside(inside)
 			}
 		}
 	}
-	return "", nil
+	return "", "", nil
 }

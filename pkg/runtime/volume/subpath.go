@@ -89,12 +89,17 @@ func (s *Set) part(container, guestPath string, p place) part {
 	case !s.Features.SubPath:
 		return part{guestPath: path.Join(guestPath, p.inside)}
 	}
-	sum := sha256.Sum256([]byte(guestPath + "\x00" + p.inside))
-	storage := &agentproto.Storage{
-		Driver: driverSubPath, Source: guestPath, DriverOptions: []string{optionSubPath + p.inside},
+	storage := PartOf(container, guestPath, p.inside)
+	return part{storage.MountPoint, storage}
+}
+
+// PartOf has our agent make a part of what is mounted at guestPath visible at a mount point of the container's own.
+func PartOf(container, guestPath, inside string) *agentproto.Storage {
+	sum := sha256.Sum256([]byte(guestPath + "\x00" + inside))
+	return &agentproto.Storage{
+		Driver: driverSubPath, Source: guestPath, DriverOptions: []string{optionSubPath + inside},
 		MountPoint: path.Join(partsDir, container+"-"+hex.EncodeToString(sum[:8])),
 	}
-	return part{storage.MountPoint, storage}
 }
 
 // with narrows the use of a whole volume to a part of it.

@@ -27,7 +27,7 @@ var guestTypes = []string{
 }
 
 // guestDevices are character devices that every Linux has, under these names and with the same meaning.
-var guestDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}
+var guestDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/fuse"}
 
 // ShmDir is the guest's shared memory of the pod; the agent mounts it with the sandbox.
 const ShmDir = "/run/kata-containers/sandbox/shm"
@@ -44,14 +44,27 @@ func KindOf(m specs.Mount) (Kind, error) {
 	switch {
 	case m.Source == "":
 		return 0, fmt.Errorf("bind mount on %s has no source", m.Destination)
-	case path.Clean(m.Destination) == "/dev/shm" && path.Base(source) == "shm":
+	case isPodMemory(m):
 		return PodMemory, nil
-	case below(source, "/proc"), below(source, "/sys"), slices.Contains(guestDevices, source):
-		return GuestOwn, nil // the guest's own of the same name
-	case source == "/dev", below(source, "/dev/pts"):
+	case source == "/proc", below(source, "/sys"), slices.Contains(guestDevices, source):
+		return GuestOwn, nil
+	case source == "/dev", below(source, "/dev/pts"), below(source, "/proc"):
 		return 0, fmt.Errorf("bind mount of the host's %s on %s: %w", source, m.Destination, ErrUnsupported)
 	}
 	return HostBind, nil
+}
+
+// Own is a mount of what the guest makes for itself. A bind mount of the host's /proc or /sys becomes one of the
+// machine's, in which nothing can be set: the machine is the pod's host, and its settings are the agent's. What is
+// mounted below (the cgroups, below /sys) is not shown, because read-only would not reach there.
+func Own(m specs.Mount) specs.Mount {
+	source := path.Clean(m.Source)
+	if !IsBind(m) || source != "/proc" && !below(source, "/sys") {
+		return m
+	}
+	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "rbind" || o == "bind" || o == "rw" })
+	m.Type, m.Options = "bind", append(options, "bind", "ro", "nosuid", "noexec", "nodev")
+	return m
 }
 
 // IsBind reports whether the mount is a bind mount, by its type or, as some callers have it, by its options alone.

@@ -27,6 +27,8 @@ type Guest struct {
 	Rootfs string
 	// Seccomp says whether profiles are to be applied in the guest.
 	Seccomp bool
+	// PIDsOf is the container whose processes this one is to see, "" for its own or, if it asks for that, the pod's.
+	PIDsOf string
 	// Mounts are the container's mounts as the guest has them.
 	Mounts []specs.Mount
 	// Disks are the paths in the container of the block devices that were plugged into the machine for it.
@@ -83,6 +85,9 @@ func mounts(s *specs.Spec, g Guest) error {
 const (
 	annotationType   = "io.katacontainers.pkg.oci.container_type"
 	annotationBundle = "io.katacontainers.pkg.oci.bundle_path"
+	// annotationPIDsOf is ours: Kata's protocol has no word for the pid namespace of a container that is not the pod's
+	// first. Kata's agent passes over it.
+	annotationPIDsOf = "katadirect.io/pids-of"
 )
 
 func annotations(s *specs.Spec, g Guest) error {
@@ -91,6 +96,10 @@ func annotations(s *specs.Spec, g Guest) error {
 	}
 	s.Annotations[annotationType] = containerType(s.Annotations)
 	s.Annotations[annotationBundle] = g.Bundle
+	delete(s.Annotations, annotationPIDsOf)
+	if g.PIDsOf != "" {
+		s.Annotations[annotationPIDsOf] = g.PIDsOf
+	}
 	return nil
 }
 
@@ -123,11 +132,39 @@ func Process(p *specs.Process) *specs.Process {
 }
 
 // sharesPIDs: a path to a pid namespace means that of the pod.
-func sharesPIDs(s *specs.Spec) bool {
-	return s.Linux != nil && slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
-		return n.Type == specs.PIDNamespace && n.Path != ""
-	})
+func sharesPIDs(s *specs.Spec) bool { return PIDs(s) == PIDsShared }
+
+// PIDNamespace says which processes a container is to see.
+type PIDNamespace int
+
+const (
+	// PIDsHost is those of the host, which no machine can show: the container sees its own.
+	PIDsHost PIDNamespace = iota
+	// PIDsOwn is its own.
+	PIDsOwn
+	// PIDsShared is the pod's, or those of one container that it is to look into. The spec does not tell which: both
+	// are the namespace of a process of the host, and that is the hypervisor for both.
+	PIDsShared
+)
+
+// PIDs says which processes the spec's container is to see.
+func PIDs(s *specs.Spec) PIDNamespace {
+	if s.Linux == nil {
+		return PIDsHost
+	}
+	for _, n := range s.Linux.Namespaces {
+		switch {
+		case n.Type == specs.PIDNamespace && n.Path == "":
+			return PIDsOwn
+		case n.Type == specs.PIDNamespace:
+			return PIDsShared
+		}
+	}
+	return PIDsHost
 }
+
+// IsOfPod says whether the spec is of one of a pod's containers, and not of the pod's own or one without a pod.
+func IsOfPod(s *specs.Spec) bool { return containerType(s.Annotations) == "pod_container" }
 
 // namespaces drops those that the machine itself stands for, and the host's paths of the rest. The agent makes the pid
 // namespace, or joins the pod's.
@@ -136,16 +173,24 @@ func namespaces(s *specs.Spec, _ Guest) error {
 	for _, n := range s.Linux.Namespaces {
 		switch n.Type {
 		case specs.CgroupNamespace, specs.NetworkNamespace, specs.TimeNamespace, specs.PIDNamespace:
-			continue
+		case specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace:
+			kept = append(kept, specs.LinuxNamespace{Type: n.Type})
+		case specs.UserNamespace:
+			return fmt.Errorf("a user namespace (hostUsers: false): %w; the machine keeps root in the container from being "+
+				"root on the host", ErrUnsupported)
+		default:
+			return fmt.Errorf("namespace of type %q: %w", n.Type, ErrUnsupported)
 		}
-		n.Path = ""
-		kept = append(kept, n)
 	}
 	s.Linux.Namespaces = kept
+	if len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 {
+		return fmt.Errorf("mappings of user ids: %w", ErrUnsupported)
+	}
 	return nil
 }
 
-// resources drops what is measured against the host's devices, processors and network.
+// resources drops what is measured against the host's devices, processors and network. The limit of processes stays,
+// which Kata's shim drops: it is the pod's, wherever it runs.
 func resources(s *specs.Spec, _ Guest) error {
 	s.Linux.Resources = Resources(s.Linux.Resources)
 	return nil
@@ -157,7 +202,10 @@ func Resources(r *specs.LinuxResources) *specs.LinuxResources {
 		return nil
 	}
 	out := *r
-	out.Devices, out.Pids, out.BlockIO, out.Network = nil, nil, nil, nil
+	out.Devices, out.BlockIO, out.Network = nil, nil, nil
+	if r.Pids != nil && (r.Pids.Limit == nil || *r.Pids.Limit <= 0) {
+		out.Pids = nil // no limit, which not all runtimes know how to say
+	}
 	if r.CPU != nil {
 		cpu := *r.CPU
 		cpu.Cpus, cpu.Mems = "", ""
