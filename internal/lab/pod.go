@@ -36,6 +36,8 @@ type PodSpec struct {
 	ShareProcesses bool
 	// Privileged lets containers of the pod be privileged.
 	Privileged bool
+	// Change, if not nil, sets what there is no field for here.
+	Change func(*cri.PodSandboxConfig)
 }
 
 // namespaces are those that kubelet asks for.
@@ -55,6 +57,8 @@ type ContainerSpec struct {
 	Env     map[string]string
 	// Privileged is the container's securityContext.privileged.
 	Privileged bool
+	// Change, if not nil, sets what there is no field for here.
+	Change func(*cri.ContainerConfig)
 }
 
 // Mount is a host path that the container sees.
@@ -86,6 +90,9 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 				NamespaceOptions: spec.namespaces(), Privileged: spec.Privileged,
 			},
 		},
+	}
+	if spec.Change != nil {
+		spec.Change(p.config)
 	}
 	if err := os.MkdirAll(p.config.LogDirectory, 0o755); err != nil {
 		return nil, err
@@ -176,6 +183,9 @@ func (p *Pod) Run(ctx context.Context, spec ContainerSpec) (*Container, error) {
 	}
 	for k, v := range spec.Env {
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: k, Value: []byte(v)})
+	}
+	if spec.Change != nil {
+		spec.Change(config)
 	}
 	made, err := p.lab.cri.CreateContainer(ctx, &cri.CreateContainerRequest{
 		PodSandboxId: p.ID, Config: config, SandboxConfig: p.config,

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -91,7 +92,9 @@ func exec(t *testing.T, c *lab.Container, script string) string {
 // removePod removes the pod, which must work.
 func removePod(t *testing.T, pod *lab.Pod) {
 	t.Helper()
-	if err := pod.Remove(t.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := pod.Remove(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

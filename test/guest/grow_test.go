@@ -30,18 +30,24 @@ func grown(c *containerIn) (processors, memoryMiB int) {
 	return processors, kib >> 10
 }
 
-func TestAMachineGrowsWhileItRuns(t *testing.T) {
+// newSharingMachine boots a machine with a file share, and a sandbox in it.
+func newSharingMachine(t *testing.T, c qemu.Config) (*machine, *share.Share) {
+	t.Helper()
 	dir := t.TempDir()
-	socket := filepath.Join(dir, "fs.sock")
+	c.ShareSocket = filepath.Join(dir, "fs.sock")
 	shared, err := share.Start(t.Context(), share.Config{
-		ID: "guest-test", Root: filepath.Join(dir, "share"), Socket: socket,
-		Daemon: "/usr/lib/qemu/virtiofsd", Cache: "auto", Log: slog.New(slog.DiscardHandler),
+		ID: "guest-test", Root: filepath.Join(dir, "share"), Socket: c.ShareSocket,
+		Daemon: "/usr/lib/qemu/virtiofsd", Cache: "auto", Args: []string{"--announce-submounts"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = shared.Close(context.Background()) })
-	m := newMachine(t, qemu.Config{ShareSocket: socket, MemoryMiB: 384, MaxVCPUs: 4, MaxMemoryMiB: 8 << 10, MemorySlots: 3})
+	t.Cleanup(func() {
+		if err := shared.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	m := newMachine(t, c)
 	_, err = m.agent.CreateSandbox(t.Context(), &agentproto.CreateSandboxRequest{
 		SandboxId: "sandbox0",
 		Storages:  []*agentproto.Storage{{Driver: "virtio-fs", Source: "kataShared", Fstype: "virtiofs", MountPoint: sharedDir}},
@@ -49,8 +55,12 @@ func TestAMachineGrowsWhileItRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rootfs := newRootfs(t, dir)
-	guestRootfs, err := shared.Bind(t.Context(), "c", rootfs, "/", false)
+	return m, shared
+}
+
+func TestAMachineGrowsWhileItRuns(t *testing.T) {
+	m, shared := newSharingMachine(t, qemu.Config{MemoryMiB: 384, MaxVCPUs: 4, MaxMemoryMiB: 8 << 10, MemorySlots: 3})
+	guestRootfs, err := shared.Bind(t.Context(), "c", newRootfs(t, t.TempDir()), "/", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,14 +94,17 @@ func TestAMachineGrowsWhileItRuns(t *testing.T) {
 		}
 	}
 	online(plugged)
-	t.Logf("processors and memory are in use after %s", time.Since(begin))
 	processors, after := grown(c)
+	for after < before+600 && time.Since(begin) < patience { // memory comes a moment later, by itself
+		time.Sleep(10 * time.Millisecond)
+		_, after = grown(c)
+	}
+	t.Logf("processors and memory are in use after %s", time.Since(begin))
 	if processors != 3 || after < before+600 {
 		t.Errorf("%d processors and %d MiB after, %d MiB before", processors, after, before)
 	}
-	// The share must reach the new memory, and the kernel use it.
-	c.must("mkdir -p /tmp/m; mount -t tmpfs -o size=700m m /tmp/m 2>/dev/null; head -c 600000000 /dev/zero | busybox tr '\\0' x >/dev/null")
-	c.must("echo still > /file; cat /file")
+	// It is more than there was that is used now, and the share reaches it.
+	c.must("x=$(head -c 250000000 /dev/zero | tr '\\0' x); echo ${#x} >/file; echo 250000000 | cmp - /file")
 
 	if _, err := m.GrowVCPUs(t.Context(), 5); !errors.Is(err, vm.ErrLimit) || !strings.Contains(err.Error(), "default_maxvcpus") {
 		t.Errorf("a fifth processor of four: %v", err)
