@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/katadirect/katadirect/internal/calltimes"
 	"github.com/katadirect/katadirect/pkg/runtime/config"
 	"github.com/katadirect/katadirect/pkg/runtime/sandbox"
 	"github.com/katadirect/katadirect/pkg/runtime/shimv2"
@@ -15,17 +16,21 @@ import (
 // service is the Task service as the shim's process serves it.
 type service struct {
 	*task.Service
-	log *slog.Logger
+	log   *slog.Logger
+	calls *calltimes.Times
 }
 
-func (s service) Register(server *ttrpc.Server)             { task.Register(server, s.Service) }
-func (s service) Interceptor() ttrpc.UnaryServerInterceptor { return task.Interceptor(s.log) }
+func (s service) Register(server *ttrpc.Server) { task.Register(server, s.Service) }
+func (s service) Interceptor() ttrpc.UnaryServerInterceptor {
+	return timed(s.calls, task.Interceptor(s.log))
+}
 
 func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
+	calls := new(calltimes.Times)
 	return service{
-		log: d.Log,
+		log: d.Log, calls: calls,
 		Service: task.New(task.Config{
-			Boot:     boot(d.Log, d.Level),
+			Boot:     boot(d.Log, d.Level, calls),
 			Events:   d.Events,
 			Shutdown: d.Shutdown,
 			Log:      d.Log,
@@ -34,7 +39,7 @@ func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
 }
 
 // boot makes a pod's machine by the configuration that its runtime options, or else Kata's places, name.
-func boot(log *slog.Logger, level *slog.LevelVar) task.Boot {
+func boot(log *slog.Logger, level *slog.LevelVar, calls *calltimes.Times) task.Boot {
 	return func(ctx context.Context, r task.BootRequest) (task.Sandbox, error) {
 		c, err := config.Load(r.ConfigPath)
 		if err != nil {
@@ -45,7 +50,7 @@ func boot(log *slog.Logger, level *slog.LevelVar) task.Boot {
 			level.Set(slog.LevelDebug) // what the hypervisor and the guest then say is logged at that level
 		}
 		s, err := sandbox.Create(ctx, sandbox.Options{
-			ID: r.ID, Bundle: r.Bundle, Spec: r.Spec, Config: c, Log: log,
+			ID: r.ID, Bundle: r.Bundle, Spec: r.Spec, Config: c, Log: log, Calls: calls,
 		})
 		if err != nil {
 			return nil, err

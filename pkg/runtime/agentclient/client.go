@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/internal/calltimes"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
@@ -77,7 +78,7 @@ type Client struct {
 	gone     chan struct{}
 	limits   map[string]time.Duration // by method; those not named have requestTimeout, 0 is none
 	features Features
-	times    callTimes
+	times    calltimes.Times
 }
 
 // New makes a client of the connection and owns it from now on.
@@ -132,7 +133,7 @@ func (c *Client) call(
 	}
 	began := time.Now()
 	err := invoke(ctx, req, resp)
-	c.times.took(req.Method, time.Since(began))
+	c.times.Took(action(req.Method), time.Since(began))
 	if err != nil {
 		return c.failure(ctx, req.Method, err)
 	}

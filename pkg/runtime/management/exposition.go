@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
+	"github.com/katadirect/katadirect/internal/calltimes"
 )
 
 // kind is a metric family's type in Prometheus' text format.
@@ -54,13 +54,13 @@ func (e *exposition) single(name, help string, k kind, value float64) {
 }
 
 // calls writes a histogram with a label for the kind of call.
-func (e *exposition) calls(name, help string, calls []agentclient.CallTimes) {
+func (e *exposition) calls(name, help string, calls []calltimes.Of) {
 	if len(calls) == 0 {
 		return
 	}
 	e.family(name, help, histogram)
 	for _, c := range calls {
-		for i, most := range agentclient.BucketsMilliseconds {
+		for i, most := range calltimes.BucketsMilliseconds {
 			e.sample(name+"_bucket", float64(c.Buckets[i]), "action", c.Action, "le", strconv.FormatFloat(most, 'g', -1, 64))
 		}
 		e.sample(name+"_bucket", float64(c.Count), "action", c.Action, "le", "+Inf")

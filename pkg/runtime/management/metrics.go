@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
+	"github.com/katadirect/katadirect/internal/calltimes"
 )
 
 // Metrics is what the sandbox knows about itself; what the kernel knows about the processes is read when asked.
@@ -20,8 +20,8 @@ type Metrics struct {
 	Boot, Hotplug time.Duration
 	// Resizes counts those of direct volumes that succeeded, ResizeFailures those that did not.
 	Resizes, ResizeFailures uint64
-	// Calls are how long the agent took for each kind of call.
-	Calls []agentclient.CallTimes
+	// Calls are how long the shim took for each kind of containerd's calls, AgentCalls the agent for the shim's.
+	Calls, AgentCalls []calltimes.Of
 	// Guest is what the agent says of itself and its machine, as Prometheus text, and GuestError why there is none. It
 	// is not trusted.
 	Guest      string
@@ -34,7 +34,8 @@ func (m Metrics) writeTo(w io.Writer) error {
 	var e exposition
 	e.process("kata_shim", "the shim", os.Getpid())
 	e.goRuntime("kata_shim")
-	e.calls("kata_shim_agent_rpc_durations_histogram_milliseconds", "How long calls of the agent took.", m.Calls)
+	e.calls("kata_shim_rpc_durations_histogram_milliseconds", "How long containerd's calls took.", m.Calls)
+	e.calls("kata_shim_agent_rpc_durations_histogram_milliseconds", "How long calls of the agent took.", m.AgentCalls)
 	if m.HypervisorPID > 0 {
 		e.process("kata_hypervisor", "the hypervisor", m.HypervisorPID)
 		e.netDevices("kata_hypervisor_netdev", "Network interfaces of the hypervisor's network namespace.", m.HypervisorPID)

@@ -35,6 +35,7 @@ func TestPrometheusReadsKatasFamilies(t *testing.T) {
 		"kata_shim_threads": "", "kata_shim_fds": "", "kata_shim_proc_status": "item", "kata_shim_proc_stat": "item", "kata_shim_io_stat": "item",
 		"kata_shim_go_goroutines": "", "kata_shim_go_info": "version", "kata_shim_go_threads": "",
 		"kata_shim_process_cpu_seconds_total": "", "kata_shim_process_resident_memory_bytes": "", "kata_shim_process_virtual_memory_bytes": "",
+		"kata_shim_rpc_durations_histogram_milliseconds":       "action",
 		"kata_shim_agent_rpc_durations_histogram_milliseconds": "action",
 		"kata_hypervisor_threads":                              "", "kata_hypervisor_fds": "", "kata_hypervisor_proc_status": "item", "kata_hypervisor_proc_stat": "item",
 		"kata_hypervisor_io_stat": "item", "kata_hypervisor_netdev": "interface item",

@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/calltimes"
 	"github.com/katadirect/katadirect/internal/console"
 	"github.com/katadirect/katadirect/pkg/directvolume"
-	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 	"github.com/katadirect/katadirect/pkg/runtime/volume"
 )
@@ -81,7 +81,8 @@ func (s *sandbox) AgentURL() string { return "vsock://3:1024" }
 func (s *sandbox) Metrics(context.Context) Metrics {
 	return Metrics{
 		HypervisorPID: os.Getpid(), VirtiofsdPID: os.Getpid(), Containers: 2, Volumes: 1, Resizes: 7, Guest: s.guest, GuestError: s.fail,
-		Calls: []agentclient.CallTimes{{Action: "grpc.CheckRequest", Count: 3, SumMilliseconds: 7.5}},
+		Calls:      []calltimes.Of{{Action: "create", Count: 1}},
+		AgentCalls: []calltimes.Of{{Action: "grpc.CheckRequest", Count: 3, SumMilliseconds: 7.5}},
 	}
 }
 

@@ -31,7 +31,7 @@ func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 		return nil, fmt.Errorf("sandbox %s: %w", o.ID, err)
 	}
 	s := &Sandbox{
-		id: o.ID, bundle: o.Bundle, roots: o.Roots, config: o.Config, times: o.times, log: o.Log,
+		id: o.ID, bundle: o.Bundle, roots: o.Roots, config: o.Config, times: o.times, log: o.Log, calls: o.Calls,
 		done: make(chan struct{}), containers: make(map[string]*container),
 		console: &console{log: o.Log},
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/katadirect/katadirect/internal/calltimes"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/config"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
@@ -72,6 +73,8 @@ type Options struct {
 	Config config.Config
 	Log    *slog.Logger
 	Roots  Roots
+	// Calls, if not nil, is how long containerd's calls took, for the metrics.
+	Calls *calltimes.Times
 
 	// newMachine and times are exchanged by tests.
 	newMachine func(qemu.Config) vm.Machine

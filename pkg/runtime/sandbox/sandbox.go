@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/calltimes"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
@@ -27,6 +28,7 @@ type Sandbox struct {
 	config     config.Config
 	times      times
 	log        *slog.Logger
+	calls      *calltimes.Times // of containerd; may be nil
 
 	lease      *os.File
 	state      *stateFile
@@ -137,7 +139,10 @@ func (s *Sandbox) Metrics(ctx context.Context) management.Metrics {
 	m := management.Metrics{
 		HypervisorPID: s.machine.PID(), Containers: containers, Volumes: len(s.volumes.List()),
 		Boot: s.booted, Hotplug: s.volumes.PlugTook(),
-		Resizes: s.resizes.Load(), ResizeFailures: s.failures.Load(), Calls: s.agent.CallTimes(),
+		Resizes: s.resizes.Load(), ResizeFailures: s.failures.Load(), AgentCalls: s.agent.CallTimes(),
+	}
+	if s.calls != nil {
+		m.Calls = s.calls.All()
 	}
 	if s.share != nil {
 		m.VirtiofsdPID = s.share.Daemon().PID
