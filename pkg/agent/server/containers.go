@@ -54,7 +54,10 @@ func (s *Service) SignalProcess(_ context.Context, req *agentproto.SignalProcess
 	if req.GetSignal() > last {
 		return nil, fmt.Errorf("signal %d: %w", req.GetSignal(), container.ErrSpec)
 	}
-	if signal := unix.Signal(req.GetSignal()); signal == unix.SIGKILL {
+	// The end of the container must not wait for a frozen volume. That of one more process, such as a probe that took too
+	// long, is no reason to spoil a copy: it ends with the thaw.
+	first := req.GetExecId() == "" || req.GetExecId() == req.GetContainerId()
+	if first && unix.Signal(req.GetSignal()) == unix.SIGKILL {
 		s.Sandbox.ThawFor(req.GetContainerId(), "a container that uses the volume is being killed")
 	}
 	return empty, c.Signal(req.GetExecId(), unix.Signal(req.GetSignal()))

@@ -56,6 +56,7 @@ func TestRequestsThatCannotBeDoneAreToldApart(t *testing.T) {
 		"too large":           {directvolume.PathFreeze, `{"VolumePath":"` + strings.Repeat("x", maxBodyBytes) + `"}`, nil, 400, "too large"},
 		"another's volume":    {directvolume.PathFreeze, `{"VolumePath":"/dev/w"}`, nil, 409, "not found in sandbox"},
 		"read-only":           {directvolume.PathFreeze, good, volume.ErrReadOnly, 409, "read-only"},
+		"raw":                 {directvolume.PathFreeze, good, volume.ErrOtherUse, 409, ""},
 		"not mounted":         {directvolume.PathThaw, good, volume.ErrNotMounted, 409, "no container"},
 		"Kata's agent":        {directvolume.PathThaw, good, volume.ErrCannotFreeze, 501, "katadirect's agent"},
 		"anything else":       {directvolume.PathFreeze, good, errors.New("trouble"), 500, "trouble"},

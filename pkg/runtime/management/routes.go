@@ -63,7 +63,7 @@ func statusOf(path string, err error) int {
 
 // unfit says that the volume is in no state for the request.
 func unfit(err error) bool {
-	for _, state := range []error{volume.ErrUnknown, volume.ErrNotMounted, volume.ErrReadOnly, directvolume.ErrDevice} {
+	for _, state := range []error{volume.ErrUnknown, volume.ErrNotMounted, volume.ErrReadOnly, volume.ErrOtherUse, directvolume.ErrDevice} {
 		if errors.Is(err, state) {
 			return true
 		}
