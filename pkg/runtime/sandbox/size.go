@@ -99,8 +99,9 @@ func (s *Sandbox) grow(ctx context.Context) error {
 	if wanted.VCPUs <= now.VCPUs && wanted.MemoryMiB <= now.MemoryMiB {
 		return nil
 	}
+	plugged := 0
 	if wanted.VCPUs > now.VCPUs {
-		if _, err := s.machine.GrowVCPUs(ctx, wanted.VCPUs); err != nil {
+		if plugged, err = s.machine.GrowVCPUs(ctx, wanted.VCPUs); err != nil {
 			return err
 		}
 	}
@@ -108,9 +109,9 @@ func (s *Sandbox) grow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Those of an earlier try that the guest did not take are waited for again.
-	added := max(0, wanted.VCPUs-now.VCPUs)
-	_, err = s.agent.OnlineCPUMem(ctx, &agentproto.OnlineCPUMemRequest{Wait: added > 0, NbCpus: uint32(added)})
+	// Processors of an earlier try, that the guest may or may not have taken since, are not waited for again: an agent
+	// counts only those that it brings into use in this call.
+	_, err = s.agent.OnlineCPUMem(ctx, &agentproto.OnlineCPUMemRequest{Wait: plugged > 0, NbCpus: uint32(plugged)})
 	if err != nil {
 		return err
 	}
