@@ -18,10 +18,11 @@ type folder struct {
 	users int
 }
 
-// folderID tells folders apart. A folder that was deleted and made anew under the same name is another.
+// folderID tells folders apart. A folder that was deleted and made anew under the same name is another, and so is one
+// that is read-only, or that nothing may be executed in, to one that is not.
 type folderID struct {
 	device, inode uint64
-	readOnly      bool
+	flags         int64 // of the mount, as statfs(2) has them
 }
 
 // bind shares what source names under that name, or a folder that is shared already under its own, and returns the

@@ -49,7 +49,7 @@ func newClone(source string, readOnly bool) (clone, error) {
 		return clone{}, errors.Join(fmt.Errorf("%s: %w", source, ErrDevice), c.close())
 	case unix.S_IFDIR:
 		c.isDir = true
-		c.id = folderID{stat.Dev, stat.Ino, readOnly || flags.Flags&unix.ST_RDONLY != 0}
+		c.id = folderID{stat.Dev, stat.Ino, flags.Flags}
 	}
 	return c, nil
 }
