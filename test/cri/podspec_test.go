@@ -16,6 +16,7 @@ import (
 
 	"github.com/katadirect/katadirect/internal/kubelet"
 	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/test/artifacts"
 )
 
 // changed runs a container with a change to what kubelet would ask for; it must start.
@@ -318,3 +319,23 @@ func TestAUserNamespaceIsRefusedByName(t *testing.T) {
 }
 
 func isDebian(t *testing.T) bool { return strings.Contains(t.Name(), string(lab.Debian)) }
+
+func TestAMachineIsSizedOnceWhereTheConfigurationSaysSo(t *testing.T) {
+	n := artifacts.Node(t, lab.V2)
+	config, err := os.ReadFile(filepath.Join(n.Lab.Dir, kubelet.Handler+".toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	static := filepath.Join(n.Lab.Dir, "static.toml")
+	if err := os.WriteFile(static, append(config, "\n[runtime]\nstatic_sandbox_resource_mgmt = true\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := newCtr(t, n)
+	run := "$CTR run --runtime io.containerd.katadirect.v2 --runtime-config-path " + static
+	c.want(run+` --memory-limit 314572800 --cpus 0.5 --rm $IMAGE sized sh -c '
+		grep -c ^processor /proc/cpuinfo; cat /sys/fs/cgroup/memory.max; awk "/MemTotal/ {print (\$2 > 500*1024)}" /proc/meminfo'`,
+		"2\n314572800\n1\n")
+	if said, err := c.shell(run + ` --memory-limit 35184372088832 --rm $IMAGE large true 2>&1`); err == nil || !strings.Contains(said+err.Error(), "default_maxmemory") {
+		t.Errorf("32 TiB: %q, %v", said, err)
+	}
+}
