@@ -21,7 +21,7 @@ func TestASandboxComesUpAndGoesWithoutATrace(t *testing.T) {
 	h.options.Spec.Mounts = []specs.Mount{bind(h.file("resolv.conf", "nameserver 10.0.0.1\n\nsearch x\n"), "/etc/resolv.conf")}
 	h.options.Config.Agent.KernelModules = []string{"dummy numdummies=0 x=1", "nbd"}
 	s := h.create()
-	if !h.roots.sandboxes().Alive("s1") {
+	if !h.alive() {
 		t.Error("it does not count as alive")
 	}
 	got := h.agent.sandbox
