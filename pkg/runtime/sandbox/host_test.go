@@ -118,6 +118,22 @@ func (h *host) nothingLeft() {
 	}
 }
 
+// shared lists what is shared with containers; the share itself has a folder of its own there.
+func (h *host) shared() []string {
+	h.t.Helper()
+	entries, err := os.ReadDir(h.roots.Share + "/s1/mounts")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Name() != "watchable" {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
 // alive reports whether the sandbox holds its lease. Processes that name it prove nothing here: others on this host may
 // run the same tests, with the same name.
 func (h *host) alive() bool {
