@@ -111,11 +111,16 @@ func (p *pause) standsIn() bool {
 	return p.real == nil
 }
 
-// become steps back for the process that crun has made.
+// become steps back for the process that crun has made. One that was told to
+// end meanwhile is not to live on in it.
 func (p *pause) become(real *process.Process) {
 	p.mu.Lock()
 	p.real = real
+	exited := p.exited
 	p.mu.Unlock()
+	if exited {
+		_ = real.Signal(unix.SIGKILL) // it can only be gone already
+	}
 	go func() {
 		<-real.Done()
 		status, _ := real.Wait(context.Background())
