@@ -21,6 +21,7 @@ type guestConsole struct {
 	ended  bool // its input
 	status int32
 	fail   error
+	lies   bool // sends more than was asked for
 }
 
 func (g *guestConsole) Open(context.Context, *agentproto.OpenConsoleRequest) (*agentproto.OpenConsoleResponse, error) {
@@ -32,6 +33,10 @@ func (g *guestConsole) Read(_ context.Context, r *agentproto.ReadConsoleRequest)
 		return &agentproto.ReadConsoleResponse{}, nil
 	}
 	next := g.output[0]
+	if n := int(r.GetLen()); len(next) > n && !g.lies {
+		g.output[0] = next[n:]
+		return &agentproto.ReadConsoleResponse{Data: next[:n]}, nil
+	}
 	g.output = g.output[1:]
 	return &agentproto.ReadConsoleResponse{Data: next}, nil
 }
@@ -99,7 +104,7 @@ func TestAConsolesStreamsAreCarriedWhole(t *testing.T) {
 }
 
 func TestAConsoleThatLiesIsNotBelieved(t *testing.T) {
-	c, err := (&guestConsole{output: [][]byte{[]byte("abcdef")}, status: 1<<20 + 3}).open(t, true)
+	c, err := (&guestConsole{output: [][]byte{[]byte("abcdef")}, status: 1<<20 + 3, lies: true}).open(t, true)
 	if err != nil {
 		t.Fatal(err)
 	}
