@@ -15,9 +15,9 @@ import (
 // beginning, however often its freeze is extended.
 const MaxFreeze = time.Minute
 
-// listPatience bounds how long Volumes waits for a volume that is being worked
-// on.
-const listPatience = time.Second
+// listPatience bounds how long Volumes waits for each volume that is being
+// worked on.
+const listPatience = 250 * time.Millisecond
 
 // Freezing is a volume that stands still.
 type Freezing struct {
@@ -119,11 +119,14 @@ type Mounted struct {
 // Volumes lists the mounted volumes. One that is being worked on for longer
 // than a moment is left out.
 func (m *Mounts) Volumes(ctx context.Context) ([]Mounted, error) {
-	ctx, cancel := context.WithTimeout(ctx, listPatience)
-	defer cancel()
 	var found []Mounted
 	for _, path := range m.mountPoints() {
-		e, err := m.acquireVolume(ctx, path)
+		patience, cancel := context.WithTimeout(ctx, listPatience)
+		e, err := m.acquireVolume(patience, path)
+		cancel()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		if errors.Is(err, ErrNotMounted) || errors.Is(err, context.DeadlineExceeded) {
 			continue
 		}

@@ -134,7 +134,7 @@ func (t hypervisorTable) apply(h *Hypervisor) error {
 		oneOf("block_device_driver", h.BlockDriver, BlockVirtioBlk, BlockVirtioSCSI),
 		oneOf("block_device_aio", h.BlockAIO, "threads", "native", "io_uring"),
 		oneOf("virtio_fs_cache", h.VirtiofsCache, shareCaches...),
-		oneOf("shared_fs", h.SharedFS, SharedVirtiofs),
+		t.share(h),
 		atLeast("default_maxvcpus", h.MaxVCPUs, 0),
 		atLeast("default_maxmemory", h.MaxMemoryMiB, 0),
 		atLeast("memory_slots", h.MemorySlots, 0),
@@ -148,6 +148,14 @@ func (t hypervisorTable) apply(h *Hypervisor) error {
 		globs("valid_hypervisor_paths", h.ValidPaths),
 		globs("valid_virtio_fs_daemon_paths", h.ValidDaemons),
 	)
+}
+
+// share refuses what would leave a pod without its files: nothing here copies them into the guest.
+func (t hypervisorTable) share(h *Hypervisor) error {
+	if h.SharedFS == SharedNone {
+		return wrong("shared_fs", "shared_fs = %q is not supported: a pod's files reach the guest over %s only", h.SharedFS, SharedVirtiofs)
+	}
+	return oneOf("shared_fs", h.SharedFS, SharedVirtiofs)
 }
 
 // bridges takes what Kata takes: 0 is the default, more than a machine can have is what it can have.
