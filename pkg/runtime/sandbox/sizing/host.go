@@ -21,15 +21,15 @@ func Host() (Machine, error) {
 // maxVCPUs is Kata's limit for QEMU: more than 255 would take an interrupt controller of another kind.
 const maxVCPUs = 240
 
-// Most is what machines may have at most on this host: what the configuration says (0 is all), but never more
-// processors than there are.
+// Most is what machines may have at most on this host: what the configuration says (0 is all), but never more than there
+// is.
 func Most(vcpus, memoryMiB int, host Machine) Machine {
 	most := Machine{VCPUs: min(host.VCPUs, maxVCPUs), MemoryMiB: host.MemoryMiB}
 	if vcpus > 0 {
 		most.VCPUs = min(vcpus, most.VCPUs)
 	}
 	if memoryMiB > 0 {
-		most.MemoryMiB = memoryMiB
+		most.MemoryMiB = min(memoryMiB, host.MemoryMiB)
 	}
 	return most
 }

@@ -93,7 +93,7 @@ func TestAMachineHasTheBaseAndTheWorkload(t *testing.T) {
 func TestTheMostIsWhatTheConfigurationAndTheHostAllow(t *testing.T) {
 	host := Machine{4, 1000}
 	for _, tc := range []struct{ vcpus, memory, wantVCPUs, wantMemory int }{
-		{0, 0, 4, 1000}, {2, 500, 2, 500}, {64, 5000, 4, 5000},
+		{0, 0, 4, 1000}, {2, 500, 2, 500}, {64, 5000, 4, 1000},
 	} {
 		if got := Most(tc.vcpus, tc.memory, host); got != (Machine{tc.wantVCPUs, tc.wantMemory}) {
 			t.Errorf("%+v: %+v", tc, got)
