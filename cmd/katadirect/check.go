@@ -14,9 +14,10 @@ func newCheck(h *host) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether this host can run direct volumes, and what to do if not",
-		Long: `Looks at everything that a pod with a direct volume needs: containerd's settings and the shim, Kata's
-configuration, QEMU, virtiofsd, the guest image, whether KVM can really run a machine (tried once per boot of the host),
-and the folder of the records. Nothing is changed. It fails if there is an error among the findings.`,
+		Long: `Looks at everything that a pod with a direct volume needs: containerd's or CRI-O's settings and the shim, Kata's
+configuration with its drop-ins, the kernel, cgroups, QEMU, virtiofsd, the guest image, whether KVM can really run a
+machine (tried once per boot of the host), the network model, and the folder of the records. Nothing is changed. It fails
+if there is an error among the findings.`,
 		Example: `  katadirect check
   katadirect check --config /etc/kata-containers/configuration.toml --output json`,
 	}
