@@ -109,7 +109,7 @@ func (m *crunMachine) stream(ctx context.Context, bytes int64) (mbPerSecond floa
 		return 0, err
 	}
 	defer conn.Close()
-	if _, err := fmt.Fprintf(m.guest, "stream %d\n", bytes); err != nil {
+	if _, err := fmt.Fprintf(m.guest, "stream %d\n", bytes>>20); err != nil {
 		return 0, err
 	}
 	if err := m.guest.Flush(); err != nil {

@@ -201,8 +201,8 @@ func measureStdout(ctx context.Context, e *env, runs int) (_ []Figure, err error
 		}
 		s.add(value, floor)
 	}
-	return []Figure{s.figure("stdout", "standard output of a container's process, to who reads the shim's fifo; floor: zeros "+
-		"written to a port of the same kind by the guest's init", "MB/s", ratioAtLeast(0.8), e.accel)}, nil
+	return []Figure{s.figure("stdout", "standard output of a container's process, to who reads the shim's fifo; floor: that "+
+		"process's in the bare guest, a port of the same kind", "MB/s", ratioAtLeast(0.8), e.accel)}, nil
 }
 
 // measureGrowth looks at what many execs leave in the shim's memory. The first ones bring it to its working size.

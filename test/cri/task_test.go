@@ -202,7 +202,7 @@ sleep 4; during=$(%[1]s); wait; echo $before $during $(cat %[3]s/count)`, reside
 			t.Fatalf("%v: %s", err, got)
 		}
 		var before, during, count int
-		if _, err := fmt.Sscan(got, &before, &during, &count); err != nil || count != size || during > before+8<<10 {
+		if _, err := fmt.Sscan(got, &before, &during, &count); err != nil || count != size || during > before+12<<10 {
 			t.Errorf("the shim had %d KiB and then %d, and %d bytes came: %q, %v", before, during, count, got, err)
 		}
 		c.want(`exec 2>/dev/null; $CTR task ps task | wc -l; $CTR task metrics task | awk '/^memory.usage|^memory_usage|^usage/ {print ($2 > 0)}' | head -1`, "2\n1\n")

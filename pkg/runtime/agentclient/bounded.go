@@ -22,9 +22,13 @@ import (
 // time, whatever its calls wait for.
 const writeTimeout = 20 * time.Second
 
-// maxMessageBytes bounds one message of the guest. The largest that an agent sends is a chunk of output; ttrpc itself
-// would take 4 MiB, and a hostile message of that size unpacks to a hundred times as much: two bytes make a structure.
-const maxMessageBytes = chunk + 64<<10
+// maxMessageBytes bounds one message of the guest. The largest that an agent sends is a piece of output; ttrpc itself
+// would take 4 MiB.
+const maxMessageBytes = bulkChunk + 64<<10
+
+// maxAnswerBytes bounds the answer to all other calls. A hostile one unpacks to a hundred times as much: two bytes make
+// a structure. Of output there is no more than there are bytes.
+const maxAnswerBytes = chunk + 64<<10
 
 var errTooLarge = errors.New("the guest sent a message that is larger than any of an agent's")
 

@@ -137,6 +137,10 @@ func (c *Client) call(
 	if err != nil {
 		return c.failure(ctx, req.Method, err)
 	}
+	if len(resp.GetPayload()) > maxAnswerBytes && req.Method != "ReadStdout" && req.Method != "ReadStderr" {
+		_ = c.Close()
+		return fmt.Errorf("agent: %s: %w: %w: %d bytes", req.Method, ErrGone, errTooLarge, len(resp.GetPayload()))
+	}
 	if s := resp.GetStatus(); s.GetCode() != int32(codes.OK) {
 		return answer(req.Method, status.FromProto(s))
 	}

@@ -166,7 +166,7 @@ func openFIFO(ctx context.Context, path string) (*output, error) {
 
 // fifoSize is what a fifo holds, in bytes: as much as one read of the guest's brings, so that neither side waits for the
 // other's turn with every 64 KiB.
-const fifoSize = copyBuffer
+const fifoSize = 1 << 20
 
 // widen makes a fifo hold more. Without it things work as well.
 func widen(fifo *os.File) {
