@@ -295,7 +295,8 @@ func TestATerminalHasOneStreamAndASize(t *testing.T) {
 	r := newRig(t, hooks{})
 	stdout := fifo(t)
 	output := reading(t, stdout)
-	r.create(spec{id: "c1", args: sh("echo hello; exec sleep 1000000"), io: StdioConfig{Stdout: stdout, Terminal: true}})
+	said := filepath.Join(t.TempDir(), "said")
+	r.create(spec{id: "c1", args: sh("echo hello; : >" + said + "; exec sleep 1000000"), io: StdioConfig{Stdout: stdout, Terminal: true}})
 	resize := func() error {
 		_, err := r.client.ResizePty(r.ctx, &taskapi.ResizePtyRequest{ID: "c1", Width: 80, Height: 24})
 		return err
@@ -310,6 +311,15 @@ func TestATerminalHasOneStreamAndASize(t *testing.T) {
 	r.start("c1", "e1")
 	_, err := r.client.ResizePty(r.ctx, &taskapi.ResizePtyRequest{ID: "c1", ExecID: "e1", Width: 80, Height: 24})
 	wantCode(t, err, codes.FailedPrecondition)
+	for {
+		if _, err := os.Stat(said); err == nil {
+			break
+		}
+		if r.ctx.Err() != nil {
+			t.Fatal("the process does not come to its second command")
+		}
+		time.Sleep(time.Millisecond)
+	}
 	if err := r.kill("c1", "", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
