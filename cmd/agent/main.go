@@ -113,7 +113,7 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	srv, err := server.New(&server.Service{
 		Sandbox: sandbox.New(runtime, mounts, modules),
 		Console: debug, PipeSize: runtime.PipeSize,
-		Network: &network.Network{Finder: finder, Modules: modules},
+		Network: &network.Network{Finder: finder, Modules: modules, Tools: reap.Output},
 		End:     sync.OnceFunc(func() { close(ended) }),
 	})
 	if err != nil {

@@ -29,10 +29,32 @@ var baseTools = []tool{
 		files: []string{"/sbin/mke2fs", "/sbin/e2fsck", "/etc/mke2fs.conf"},
 		links: map[string]string{"/sbin/mkfs.ext4": "mke2fs", "/sbin/fsck.ext4": "e2fsck"},
 	},
+	ipTables,
 	{pkg: "xfsprogs", files: []string{"/sbin/mkfs.xfs", "/sbin/xfs_repair"}},
 	// The C library loads it by name when a thread is cancelled, so no
 	// DT_NEEDED leads to it.
 	{pkg: "libgcc-s1", files: []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1"}},
+}
+
+// xtables is where iptables looks for its extensions, by name.
+const xtables = "/usr/lib/x86_64-linux-gnu/xtables/"
+
+// ipTables has the extensions for which moduleGroups has the kernel's side.
+var ipTables = tool{
+	pkg: "iptables",
+	files: []string{
+		"/usr/sbin/xtables-legacy-multi",
+		xtables + "libip6t_REJECT.so", xtables + "libip6t_icmp6.so", xtables + "libipt_REJECT.so", xtables + "libipt_icmp.so",
+		xtables + "libxt_CONNMARK.so", xtables + "libxt_MARK.so", xtables + "libxt_NAT.so", xtables + "libxt_TCPMSS.so",
+		xtables + "libxt_addrtype.so", xtables + "libxt_comment.so", xtables + "libxt_connmark.so", xtables + "libxt_conntrack.so",
+		xtables + "libxt_limit.so", xtables + "libxt_mark.so", xtables + "libxt_multiport.so", xtables + "libxt_owner.so",
+		xtables + "libxt_standard.so", xtables + "libxt_statistic.so", xtables + "libxt_tcp.so", xtables + "libxt_udp.so",
+	},
+	links: map[string]string{
+		xtables + "libxt_DNAT.so": "libxt_NAT.so", xtables + "libxt_SNAT.so": "libxt_NAT.so",
+		xtables + "libxt_MASQUERADE.so": "libxt_NAT.so", xtables + "libxt_REDIRECT.so": "libxt_NAT.so",
+		xtables + "libxt_state.so": "libxt_conntrack.so",
+	},
 }
 
 var btrfsTools = tool{pkg: "btrfs-progs", files: []string{"/bin/btrfs", "/sbin/mkfs.btrfs"}}

@@ -35,8 +35,14 @@ var moduleGroups = map[string]moduleGroup{
 	"vsock":   {modules: []string{"vmw_vsock_virtio_transport"}},
 	"entropy": {modules: []string{"virtio_rng"}},
 	"scsi":    {modules: []string{"virtio_scsi", "sd_mod"}},
-	"xfs":     {modules: []string{"xfs"}, rare: true},
-	"btrfs":   {modules: []string{"btrfs"}, rare: true},
+	"iptables": {rare: true, modules: []string{
+		"iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw", "ipt_REJECT",
+		"ip6table_filter", "ip6table_nat", "ip6table_mangle", "ip6table_raw", "ip6t_REJECT",
+		"xt_tcpudp", "xt_conntrack", "xt_state", "xt_comment", "xt_mark", "xt_connmark", "xt_multiport", "xt_addrtype",
+		"xt_limit", "xt_owner", "xt_statistic", "xt_nat", "xt_MASQUERADE", "xt_REDIRECT", "xt_TCPMSS",
+	}},
+	"xfs":   {modules: []string{"xfs"}, rare: true},
+	"btrfs": {modules: []string{"btrfs"}, rare: true},
 }
 
 // modulesList is /etc/katadirect/modules.json: for each group, the modules'

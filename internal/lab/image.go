@@ -32,9 +32,10 @@ while :; do sleep 1000000 & wait; done
 // applets are the commands of ShellImage. A fixed list, so that the image does not depend on the host's busybox.
 var applets = []string{
 	"awk", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep", "head",
-	"hostname", "id", "inotifyd", "ip", "ipcs", "kill", "ln", "ls", "md5sum", "mkdir", "mkfifo", "mknod", "mktemp", "mount", "mv", "nproc", "od", "ps", "pwd",
+	"hostname", "id", "inotifyd", "ip", "ipcs", "kill", "ln", "ls", "md5sum", "mkdir", "mkfifo", "mknod", "mktemp", "mount", "mv",
+	"nc", "nproc", "nslookup", "od", "ps", "pwd",
 	"readlink", "rm", "rmdir", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "sysctl", "tail", "test", "top",
-	"touch", "tr", "true", "umount", "uname", "uniq", "wc", "which", "yes",
+	"touch", "tr", "true", "umount", "uname", "uniq", "wc", "wget", "which", "yes",
 }
 
 // importImages makes the images and gives them to containerd.

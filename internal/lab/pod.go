@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,14 +39,22 @@ type PodSpec struct {
 	Privileged bool
 	// Change, if not nil, sets what there is no field for here.
 	Change func(*cri.PodSandboxConfig)
+	// DNS is the address of the name server; a place where there is none when it is empty.
+	DNS string
+	// HostNetwork is the pod's hostNetwork.
+	HostNetwork bool
 }
 
 // namespaces are those that kubelet asks for.
 func (s PodSpec) namespaces() *cri.NamespaceOption {
+	n := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
 	if s.ShareProcesses {
-		return &cri.NamespaceOption{Pid: cri.NamespaceMode_POD}
+		n.Pid = cri.NamespaceMode_POD
 	}
-	return &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
+	if s.HostNetwork {
+		n.Network = cri.NamespaceMode_NODE
+	}
+	return n
 }
 
 // ContainerSpec says what container to run.
@@ -82,7 +91,7 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 		Metadata:     &cri.PodSandboxMetadata{Name: spec.Name, Uid: spec.UID, Namespace: "lab"},
 		LogDirectory: filepath.Join(l.Dir, "pods", spec.Name+"_"+spec.UID),
 		// Given, so that the runtime does not read the host's, which may point below /run.
-		DnsConfig:   &cri.DNSConfig{Servers: []string{"127.0.0.1"}},
+		DnsConfig:   &cri.DNSConfig{Servers: []string{cmp.Or(spec.DNS, "127.0.0.1")}},
 		Annotations: spec.Annotations,
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: cgroupOf(l.Dir),
@@ -124,6 +133,12 @@ func (d Device) permissions() string {
 		return "r" // as kubelet has it
 	}
 	return "mrw"
+}
+
+// IP is the pod's address, as the runtime has it.
+func (p *Pod) IP(ctx context.Context) (string, error) {
+	r, err := p.lab.cri.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.ID})
+	return r.GetStatus().GetNetwork().GetIp(), err
 }
 
 // Pods lists the ids of the pods that the runtime knows.

@@ -8,7 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,34 +16,29 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/netns"
+	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/runtime/network"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
 
 // space is a network namespace of a test's own.
 type space struct {
-	t  *testing.T
-	fd netns.NsHandle
+	t    *testing.T
+	file *os.File
 	*netlink.Handle
 }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
 	s := &space{t: t}
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		var err error
-		s.fd, err = netns.New()
-		made <- err
-	}()
-	err := <-made
-	if err == nil {
-		t.Cleanup(func() { s.fd.Close() })
-		s.Handle, err = netlink.NewHandleAt(s.fd, unix.NETLINK_ROUTE)
+	var err error
+	if s.file, err = netns.New(); err == nil {
+		t.Cleanup(func() { _ = s.file.Close() })
+		s.Handle, err = netlink.NewHandleAt(vnetns.NsHandle(s.file.Fd()), unix.NETLINK_ROUTE)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -54,21 +49,12 @@ func newSpace(t *testing.T) *space {
 }
 
 // path is how the shim is told of it.
-func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.fd) }
+func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()) }
 
 // do runs f on a thread in the namespace: sockets it makes belong there.
 func (s *space) do(f func() error) {
 	s.t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := netns.Set(s.fd)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	if err := netns.Do(s.file, f); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -106,7 +92,7 @@ func (s *space) address(name, cidr string) {
 func cable(t *testing.T, pod *space, name string, host *space, hostName string, mtu int) {
 	t.Helper()
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu}, PeerName: hostName, PeerNamespace: netlink.NsFd(host.fd)}
+		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu}, PeerName: hostName, PeerNamespace: netlink.NsFd(host.file.Fd())}
 	pod.must(pod.LinkAdd(veth))
 	host.must(host.LinkSetMTU(host.link(hostName), mtu))
 	pod.up(name)
@@ -114,10 +100,10 @@ func cable(t *testing.T, pod *space, name string, host *space, hostName string, 
 }
 
 // join boots a machine on the pod's network, with a sandbox in it, as the shim does it.
-func join(t *testing.T, pod *space, c qemu.Config, queues int) *machine {
+func join(t *testing.T, pod *space, model network.Model, c qemu.Config, queues int) *machine {
 	t.Helper()
 	n, err := network.Open(t.Context(), network.Config{
-		Namespace: pod.path(), Model: network.TCFilter, Queues: queues, Log: slog.New(slog.DiscardHandler),
+		Namespace: pod.path(), Model: model, Queues: queues, Log: slog.New(slog.DiscardHandler),
 		Record: func(network.Remains) error { return nil },
 	})
 	if err != nil {
@@ -128,7 +114,7 @@ func join(t *testing.T, pod *space, c qemu.Config, queues int) *machine {
 			t.Error(err)
 		}
 	})
-	c.NICs = n.NICs()
+	c.NICs, c.Namespace = n.NICs(), n.Namespace()
 	m := newMachine(t, c)
 	n.HandedOver()
 	if err := n.Configure(t.Context(), m.agent, qemu.NICPath); err != nil {
@@ -185,6 +171,17 @@ func (s *space) listen(address string) {
 	}()
 }
 
+// try connects from the namespace, once.
+func (s *space) try(address string) error {
+	return netns.Do(s.file, func() error {
+		conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
+}
+
 // dial connects from the namespace; it waits for a server that is about to listen.
 func (s *space) dial(address string) net.Conn {
 	s.t.Helper()
@@ -202,6 +199,59 @@ func (s *space) dial(address string) net.Conn {
 		if !errors.Is(err, unix.ECONNREFUSED) || time.Since(begin) > patience {
 			s.t.Fatal(err)
 		}
+	}
+}
+
+// simplePod is a pod with one interface, whose gateway is the host.
+func simplePod(t *testing.T) (pod, host *space) {
+	t.Helper()
+	pod, host = newSpace(t), newSpace(t)
+	cable(t, pod, "eth0", host, "veth0", 1500)
+	pod.address("eth0", "10.5.0.2/24")
+	host.address("veth0", "10.5.0.1/24")
+	pod.must(pod.RouteAdd(&netlink.Route{LinkIndex: pod.link("eth0").Attrs().Index, Gw: net.IPv4(10, 5, 0, 1)}))
+	return pod, host
+}
+
+func TestPasstCarriesWhatAMachineAsksFor(t *testing.T) {
+	pod, host := simplePod(t)
+	m := join(t, pod, network.Passt, qemu.Config{}, 1)
+	c := m.networked(t)
+	host.listen("10.5.0.1:7001")
+	if got := c.must("(echo hello; sleep 2) | nc -w 20 10.5.0.1 7001"); got != "hello" {
+		t.Errorf("answered %q", got)
+	}
+	bulk(t, c, host, "10.5.0.1:9002", 32<<20)
+}
+
+// TestAGuestThatFloodsHurtsItselfAlone: a machine that sends as much as it can, in other names than its own, and with
+// two queues. The host's side stays in the pod's own cable, and the shim's calls still get through.
+func TestAGuestThatFloodsHurtsItselfAlone(t *testing.T) {
+	pod, host := simplePod(t)
+	m := join(t, pod, network.TCFilter, qemu.Config{VCPUs: 2}, 2)
+	c := m.networked(t)
+	if queues := c.must("ls /sys/class/net/eth0/queues"); !strings.Contains(queues, "tx-1") {
+		t.Errorf("the card has one queue only: %q", queues)
+	}
+	flood := newID("exec")
+	c.exec(flood, spec("timeout 8 sh -c 'yes | nc -u 10.5.0.1 9; yes | nc -u 10.5.0.77 9' & timeout 8 sh -c 'yes | nc -u 10.5.0.1 10'").Process)
+	host.listen("10.5.0.1:7001")
+	answered := 0
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); {
+		if _, err := m.agent.GetGuestDetails(t.Context(), &agentproto.GuestDetailsRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		answered++
+	}
+	t.Logf("the agent answered %d times during the flood", answered)
+	c.finish(flood)
+	if got := c.must("echo hello | nc -w 20 10.5.0.1 7001"); got != "hello" {
+		t.Errorf("after the flood the host answered %q", got)
+	}
+	// Frames of the guest's that the namespace's own network would act upon do not get there.
+	links, err := pod.NeighList(pod.link("eth0").Attrs().Index, netlink.FAMILY_V4)
+	if err != nil || len(links) > 0 {
+		t.Errorf("the namespace's own network has heard of %v, %v", links, err)
 	}
 }
 
@@ -227,7 +277,7 @@ func TestAPodsInterfacesReachTheMachineAsTheyAre(t *testing.T) {
 	mac, _ := net.ParseMAC("02:00:00:00:be:ef")
 	pod.must(pod.NeighAdd(&netlink.Neigh{LinkIndex: net1, IP: net.IPv4(169, 254, 1, 1), HardwareAddr: mac, State: netlink.NUD_PERMANENT}))
 
-	m := join(t, pod, qemu.Config{}, 1)
+	m := join(t, pod, network.TCFilter, qemu.Config{}, 1)
 	c := m.networked(t)
 
 	t.Run("addresses, MTU and hardware address", func(t *testing.T) {
@@ -297,28 +347,30 @@ func TestAPodsInterfacesReachTheMachineAsTheyAre(t *testing.T) {
 
 // muchData sends a large file each way and compares sums.
 func muchData(t *testing.T, host *space, c *containerIn) {
-	const size = 64 << 20
-	sum := func() (io.Writer, func() string) {
-		h := sha256.New()
-		return h, func() string { return fmt.Sprintf("%x", h.Sum(nil)) }
-	}
+	const size = 16 << 20
 	server := newID("exec")
 	c.exec(server, spec("nc -l -p 9001 | sha256sum").Process)
 	conn := host.dial("10.6.0.2:9001")
-	into, want := sum()
+	sum := sha256.New()
 	begin := time.Now()
-	if _, err := io.CopyN(io.MultiWriter(conn, into), &noise{}, size); err != nil {
+	if _, err := io.CopyN(io.MultiWriter(conn, sum), &noise{}, size); err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.(*net.TCPConn).CloseWrite()
 	got, _ := c.finish(server)
 	t.Logf("to the guest: %.0f MB/s with a checksum there", size/1e6/time.Since(begin).Seconds())
-	if !strings.HasPrefix(got, want()) {
-		t.Errorf("the guest got %s, want %s", got, want())
+	if want := fmt.Sprintf("%x", sum.Sum(nil)); !strings.HasPrefix(got, want) {
+		t.Errorf("the guest got %s, want %s", got, want)
 	}
 
+	bulk(t, c, host, "10.6.0.1:9002", 4*size)
+}
+
+// bulk sends bytes from the guest to a server of the host's that counts and sums them.
+func bulk(t *testing.T, c *containerIn, host *space, address string, size int) {
+	t.Helper()
 	var l net.Listener
-	host.do(func() (err error) { l, err = net.Listen("tcp", "10.6.0.1:9002"); return err })
+	host.do(func() (err error) { l, err = net.Listen("tcp", address); return err })
 	defer l.Close()
 	type result struct {
 		sum  string
@@ -334,14 +386,16 @@ func muchData(t *testing.T, host *space, c *containerIn) {
 			return
 		}
 		defer conn.Close()
-		into, got := sum()
+		sum := sha256.New()
 		begin := time.Now()
-		n, err := io.Copy(into, conn)
-		received <- result{got(), n, time.Since(begin), err}
+		n, err := io.CopyN(sum, conn, int64(size))
+		took := time.Since(begin)
+		_, _ = io.Copy(io.Discard, conn)
+		received <- result{fmt.Sprintf("%x", sum.Sum(nil)), n, took, err}
 	}()
-	said := c.must(fmt.Sprintf("head -c %d /dev/urandom >/tmp/big; sha256sum </tmp/big; nc -w 20 10.6.0.1 9002 </tmp/big; rm /tmp/big", size))
+	said := c.must(fmt.Sprintf("head -c %d /dev/urandom >/tmp/big; sha256sum </tmp/big; (cat /tmp/big; sleep 2) | timeout 120 nc %s; rm /tmp/big", size, strings.ReplaceAll(address, ":", " ")))
 	r := <-received
-	if r.err != nil || r.n != size || !strings.HasPrefix(said, r.sum) {
+	if r.err != nil || r.n != int64(size) || !strings.HasPrefix(said, r.sum) {
 		t.Errorf("the host got %d bytes with sum %s, %v; the guest sent %s", r.n, r.sum, r.err, said)
 	}
 	t.Logf("from the guest: %.0f MB/s", float64(r.n)/1e6/r.took.Seconds())

@@ -39,6 +39,9 @@ const (
 	SCSI    = "scsi"    // virtio SCSI disks
 	Vsock   = "vsock"   // the agent channel, where the machine has one
 	Entropy = "entropy" // the host's random numbers
+	// IPTables are the tables of packet filtering and address translation,
+	// and what rules are made of.
+	IPTables = "iptables"
 )
 
 // Single modules that the agent asks for by name.

@@ -38,6 +38,8 @@ var (
 type Network struct {
 	Finder  *device.Finder
 	Modules *module.Loader
+	// Tools runs a program; it is a reaper.Reaper's Output.
+	Tools func(ctx context.Context, name string, args ...string) (output []byte, status int, err error)
 }
 
 // UpdateInterface finds an interface by its hardware address, and gives it the

@@ -98,6 +98,18 @@ func (s *Service) AddARPNeighbors(_ context.Context, req *agentproto.AddARPNeigh
 	return empty, s.Network.AddNeighbors(req.GetNeighbors().GetARPNeighbors())
 }
 
+// GetIPTables returns the rules of packet filtering and address translation.
+func (s *Service) GetIPTables(ctx context.Context, req *agentproto.GetIPTablesRequest) (*agentproto.GetIPTablesResponse, error) {
+	data, err := s.Network.IPTables(ctx, req.GetIsIpv6())
+	return &agentproto.GetIPTablesResponse{Data: data}, err
+}
+
+// SetIPTables replaces them.
+func (s *Service) SetIPTables(ctx context.Context, req *agentproto.SetIPTablesRequest) (*agentproto.SetIPTablesResponse, error) {
+	data, err := s.Network.SetIPTables(ctx, req.GetIsIpv6(), req.GetData())
+	return &agentproto.SetIPTablesResponse{Data: data}, err
+}
+
 // health is the service grpc.Health.
 type health struct{}
 

@@ -77,7 +77,7 @@ func TestErrorsReachTheShimAsTheCodesItKnows(t *testing.T) {
 			return err
 		}, codes.InvalidArgument},
 		"not implemented": {func() error {
-			_, err := client.GetIPTables(ctx, &agentproto.GetIPTablesRequest{})
+			_, err := client.SetPolicy(ctx, &agentproto.SetPolicyRequest{})
 			return err
 		}, codes.Unimplemented},
 	} {
@@ -126,7 +126,7 @@ func TestWrappedErrorsKeepTheirCodeAndText(t *testing.T) {
 // What is left to agentproto.Unimplemented is a decision, and stands here.
 func TestMethodsThatAreNotImplemented(t *testing.T) {
 	want := map[string]bool{
-		"GetIPTables": true, "SetIPTables": true, "MemAgentMemcgSet": true, "MemAgentCompactSet": true, "SetPolicy": true,
+		"MemAgentMemcgSet": true, "MemAgentCompactSet": true, "SetPolicy": true,
 	}
 	service := reflect.TypeFor[*Service]()
 	all := reflect.TypeFor[agentproto.AgentServiceService]()

@@ -23,6 +23,8 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 		directvolume.PathThaw:     func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
 		directvolume.PathList:     func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
 		"/policy":                 func(http.ResponseWriter, *http.Request) error { return errPolicy },
+		pathIPTables:              func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, false) },
+		pathIP6Tables:             func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, true) },
 		directvolume.PathAgentURL: func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
 		directvolume.PathMetrics:  func(w http.ResponseWriter, r *http.Request) error { return metrics(b, w, r) },
 	} {
@@ -53,7 +55,8 @@ func statusOf(path string, err error) int {
 	switch {
 	case errors.Is(err, errNoPath), ours && errors.Is(err, errRequest), errors.Is(err, volume.ErrLimit):
 		return http.StatusBadRequest
-	case errors.Is(err, volume.ErrCannotGrow), errors.Is(err, volume.ErrCannotFreeze), errors.Is(err, errPolicy):
+	case errors.Is(err, volume.ErrCannotGrow), errors.Is(err, volume.ErrCannotFreeze), errors.Is(err, errPolicy),
+		errors.Is(err, errMethod):
 		return http.StatusNotImplemented
 	case ours && unfit(err):
 		return http.StatusConflict

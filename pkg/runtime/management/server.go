@@ -43,6 +43,10 @@ type Backend interface {
 	// OpenConsole starts a program in the guest itself: ErrNoConsole, ErrCannotConsole, or what the agent said. It lasts
 	// as long as the sandbox at most.
 	OpenConsole(ctx context.Context, r console.Request) (Console, error)
+	// IPTables and SetIPTables speak of the guest's packet filters, in the form of iptables-save. SetIPTables returns
+	// what the guest's tool has said.
+	IPTables(ctx context.Context, ipv6 bool) ([]byte, error)
+	SetIPTables(ctx context.Context, ipv6 bool, rules []byte) ([]byte, error)
 	// AgentURL is where the agent listens, for example vsock://3:1024.
 	AgentURL() string
 	Metrics(ctx context.Context) Metrics

@@ -31,6 +31,7 @@ type sandbox struct {
 	block   chan struct{}
 	console Console
 	guest   string // its metrics
+	rules   map[bool]string
 }
 
 func (s *sandbox) known(device string) error {
@@ -75,6 +76,15 @@ func (s *sandbox) Volumes(context.Context) []directvolume.SandboxVolume {
 
 func (s *sandbox) OpenConsole(_ context.Context, r console.Request) (Console, error) {
 	return s.console, s.fail
+}
+
+func (s *sandbox) IPTables(_ context.Context, ipv6 bool) ([]byte, error) {
+	return []byte(s.rules[ipv6]), s.fail
+}
+
+func (s *sandbox) SetIPTables(_ context.Context, ipv6 bool, rules []byte) ([]byte, error) {
+	s.rules = map[bool]string{ipv6: string(rules)}
+	return []byte("said"), s.fail
 }
 
 func (s *sandbox) AgentURL() string { return "vsock://3:1024" }

@@ -33,6 +33,11 @@ const (
 // Configure tells the agent what its cards are. cardPath is where the guest finds the n-th of NICs. What the agent
 // answers is not looked at, except whether it is an error: it knows nothing that the host would have to believe.
 func (n *Network) Configure(ctx context.Context, agent Agent, cardPath func(n int) string) error {
+	select {
+	case <-n.Done(): // one that cannot serve the pod says so long before the guest is up
+		return n.Err()
+	default:
+	}
 	for at, i := range n.found.interfaces {
 		message := i.message()
 		if n.shared(i.mac) {

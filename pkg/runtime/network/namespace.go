@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/netns"
 )
 
 var (
@@ -44,7 +45,7 @@ func openNamespace(path string) (_ *namespace, err error) {
 	} else if own {
 		return nil, fmt.Errorf("%w: %s is the host's network namespace", ErrHostNetwork, path)
 	}
-	handle, err := netlink.NewHandleAt(netns.NsHandle(file.Fd()), unix.NETLINK_ROUTE)
+	handle, err := netlink.NewHandleAt(vnetns.NsHandle(file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("enter network namespace %s: %w", path, err)
 	}
@@ -81,33 +82,7 @@ func isOwn(file *os.File) (bool, error) {
 }
 
 // do calls f on a thread in the namespace, for what goes by the caller's namespace and not by a descriptor.
-func (n *namespace) do(f func() error) error {
-	result := make(chan error)
-	go func() {
-		result <- elsewhere(func() error { return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET) }, f)
-	}()
-	return <-result
-}
-
-// elsewhere takes the calling goroutine's thread to another network namespace for f, and back. A thread that does not
-// get back is not used again: it ends with the goroutine.
-func elsewhere(enter, f func() error) error {
-	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer home.Close()
-	if err := enter(); err != nil {
-		return fmt.Errorf("enter the network namespace: %w", err)
-	}
-	err = f()
-	// The process' first thread cannot end, and its namespace is what others see as the process'.
-	if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-		runtime.UnlockOSThread()
-	}
-	return err
-}
+func (n *namespace) do(f func() error) error { return netns.Do(n.file, f) }
 
 func (n *namespace) close() error {
 	n.Handle.Close()

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/runtime/child"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
@@ -20,6 +21,8 @@ type Model string
 const (
 	// TCFilter: a tap beside each interface, and traffic control that sends everything from the one to the other.
 	TCFilter Model = "tcfilter"
+	// Passt: a program that turns the machine's frames into its own sockets' traffic. It reaches out only.
+	Passt Model = "passt"
 	// None: the machine has its loopback interface only.
 	None Model = "none"
 )
@@ -43,6 +46,8 @@ type Config struct {
 type Remains struct {
 	// Namespace is the path of a network namespace in which something was made.
 	Namespace string `json:"namespace,omitempty"`
+	// Passt is the running passt.
+	Passt child.Process `json:"passt,omitzero"`
 }
 
 // Network is a pod's network, joined to its machine.
@@ -50,6 +55,7 @@ type Network struct {
 	namespace *namespace // nil if nothing was made in it
 	found     found
 	nics      []vm.NIC
+	passt     *passt // nil without
 	undo      rollback.Stack
 }
 
@@ -59,16 +65,13 @@ func Open(ctx context.Context, c Config) (_ *Network, err error) {
 	switch c.Model {
 	case None:
 		return n, nil
-	case TCFilter:
+	case TCFilter, Passt:
 	default:
-		return nil, fmt.Errorf("internetworking_model = %q is not supported: use %s or %s", c.Model, TCFilter, None)
+		return nil, fmt.Errorf("internetworking_model = %q is not supported: use %s, %s or %s", c.Model, TCFilter, Passt, None)
 	}
 	if c.Namespace == "" {
 		c.Log.Warn("the pod has no network namespace of its own (host networking, perhaps): its machine has a loopback interface only")
 		return n, nil
-	}
-	if err := c.Record(Remains{Namespace: c.Namespace}); err != nil {
-		return nil, err
 	}
 	if n.namespace, err = openNamespace(c.Namespace); err != nil {
 		return nil, err
@@ -78,18 +81,48 @@ func Open(ctx context.Context, c Config) (_ *Network, err error) {
 	if n.found, err = n.namespace.scan(c.Log); err != nil {
 		return nil, err
 	}
+	if c.Model == Passt {
+		return n, n.openPasst(c)
+	}
+	return n, n.openTCFilter(c)
+}
+
+func (n *Network) openTCFilter(c Config) error {
 	if got := len(n.found.interfaces); got > maxInterfaces {
-		return nil, fmt.Errorf("the pod has %d interfaces, a machine has room for %d", got, maxInterfaces)
+		return fmt.Errorf("the pod has %d interfaces, a machine has room for %d", got, maxInterfaces)
+	}
+	if err := c.Record(Remains{Namespace: c.Namespace}); err != nil {
+		return err
 	}
 	for _, i := range n.found.interfaces {
 		tap, err := n.namespace.join(i, c.Queues, &n.undo)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		n.nics = append(n.nics, vm.NIC{MAC: i.mac, Taps: tap.queues})
 	}
-	return n, nil
+	return nil
 }
+
+// Namespace is open on the namespace in which the machine's process belongs; nil if it has none. It is closed with
+// the Network.
+func (n *Network) Namespace() *os.File {
+	if n.namespace == nil {
+		return nil
+	}
+	return n.namespace.file
+}
+
+// Done is closed when the network has ended by itself, and the machine is cut off. It may be nil: a tap does not end.
+func (n *Network) Done() <-chan struct{} {
+	if n.passt == nil {
+		return nil
+	}
+	return n.passt.Done()
+}
+
+// Err says why; valid after Done is closed.
+func (n *Network) Err() error { return n.passt.why() }
 
 // NICs are the cards that the machine needs, with the descriptors that it must inherit.
 func (n *Network) NICs() []vm.NIC { return n.nics }
@@ -99,6 +132,9 @@ func (n *Network) HandedOver() {
 	for _, nic := range n.nics {
 		for _, f := range nic.Taps {
 			_ = f.Close() // nothing was written
+		}
+		if nic.Stream != nil {
+			_ = nic.Stream.Close()
 		}
 	}
 }
@@ -111,7 +147,10 @@ func (n *Network) Close(ctx context.Context) error {
 }
 
 // Cleanup takes back what a process that died has left. A namespace that is gone has taken everything along.
-func Cleanup(_ context.Context, r Remains) error {
+func Cleanup(ctx context.Context, r Remains) error {
+	if err := r.Passt.Kill(ctx); err != nil {
+		return fmt.Errorf("end passt: %w", err)
+	}
 	if r.Namespace == "" {
 		return nil
 	}

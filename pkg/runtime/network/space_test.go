@@ -11,14 +11,16 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/netns"
 )
 
 // space is a network namespace of a test's own.
 type space struct {
 	t *testing.T
 	*namespace
+	host *space // at the other end of a pod's cable
 }
 
 func newSpace(t *testing.T) *space {
@@ -26,20 +28,17 @@ func newSpace(t *testing.T) *space {
 	if os.Geteuid() != 0 {
 		t.Fatal("network namespaces need root: run the tests as root")
 	}
-	made := make(chan error)
-	var fd netns.NsHandle
-	create := func() (err error) { fd, err = netns.New(); return err }
-	go func() { made <- elsewhere(create, func() error { return nil }) }()
-	if err := <-made; err != nil {
+	file, err := netns.New()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { fd.Close() })
-	n, err := openNamespace(fmt.Sprintf("/proc/self/fd/%d", fd))
+	t.Cleanup(func() { _ = file.Close() })
+	n, err := openNamespace(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.close() })
-	return &space{t, n}
+	return &space{t: t, namespace: n}
 }
 
 func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()) }
@@ -79,6 +78,7 @@ func (s *space) address(link netlink.Link, cidr string, flags int) {
 // cable puts an interface into the pod, whose other end is in the host.
 func cable(pod, host *space, name, hostName string) netlink.Link {
 	pod.t.Helper()
+	pod.host = host
 	link := pod.add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: 1400}, PeerName: hostName, PeerNamespace: netlink.NsFd(host.file.Fd())})
 	host.must(host.LinkSetUp(host.link(hostName)))
 	return link

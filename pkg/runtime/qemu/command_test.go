@@ -28,10 +28,11 @@ func TestCommandLine(t *testing.T) {
 		}, port},
 		{"vsock", func(c *Config) { c.KernelParams = []string{"panic=10", "agent.log=debug"} }, inherited{qmp: 3, console: 4, vsock: 5, cid: 77}},
 		{"two-cards", func(c *Config) { c.VCPUs = 2 }, inherited{qmp: 3, console: 4, nics: []wiredNIC{
-			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}}, {vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}, []int{6, 7}},
+			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}, 0}, {vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}}, []int{6, 7}, 0},
 		}}},
+		{"passt", func(*Config) {}, inherited{qmp: 3, console: 4, nics: []wiredNIC{{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, nil, 5}}}},
 		{"vhost-net", func(*Config) {}, inherited{qmp: 3, console: 4, vhost: true, nics: []wiredNIC{
-			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}},
+			{vm.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, []int{5}, 0},
 		}}},
 		{"iothread", func(c *Config) { c.IOThread = true }, port},
 		{"growing", func(c *Config) { c.VCPUs, c.MaxVCPUs, c.MaxMemoryMiB, c.MemorySlots = 2, 8, 1<<20, 4 }, port},

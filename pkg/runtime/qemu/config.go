@@ -62,6 +62,9 @@ type Config struct {
 	Vsock bool
 	// NICs are the machine's network cards, at most MaxNICs; NICPath says where the guest finds them.
 	NICs []vm.NIC
+	// Namespace is the network namespace in which QEMU runs, so that one that a guest has broken out to reaches no
+	// more than the pod does; nil is the caller's own.
+	Namespace *os.File
 	// Lease, if set, is inherited by QEMU, so that a lock on it lasts as long as the machine.
 	Lease *os.File
 	// Console receives what the guest writes to its console, in whole lines of at most 1 KiB, at a bounded

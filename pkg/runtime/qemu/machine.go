@@ -144,7 +144,7 @@ func (m *Machine) launch(ctx context.Context) (_ *running, err error) {
 	defer wires.closeTheirs()
 	console := newLines(m.toConsole)
 	stderr := newLines(func(line []byte) { m.cfg.Log.Warn("QEMU says", "message", string(line)) })
-	process, err := startProcess(m.cfg.QEMU, arguments(m.cfg, wires.fds), wires.theirs, stderr)
+	process, err := startProcess(m.cfg.QEMU, arguments(m.cfg, wires.fds), wires.theirs, m.cfg.Namespace, stderr)
 	if err != nil {
 		return nil, errors.Join(err, wires.closeOurs())
 	}

@@ -22,7 +22,8 @@ func NICPath(n int) string { return fmt.Sprintf("%02x", firstNICSlot+n) }
 // wiredNIC is a network card with the numbers under which QEMU finds its descriptors.
 type wiredNIC struct {
 	vm.NIC
-	taps []int
+	taps   []int
+	stream int // 0 where there is none
 }
 
 // vhostNet moves a card's frames in the host's kernel instead of in QEMU.
@@ -63,6 +64,9 @@ func nicDevices(nics []wiredNIC, vhost bool) []string {
 }
 
 func (nic wiredNIC) backend(id string, vhost bool) string {
+	if nic.stream != 0 {
+		return fmt.Sprintf("stream,id=%s,server=off,addr.type=fd,addr.str=%d", id, nic.stream)
+	}
 	numbers := make([]string, 0, len(nic.taps))
 	for _, fd := range nic.taps {
 		numbers = append(numbers, strconv.Itoa(fd))

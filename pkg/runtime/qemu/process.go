@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/katadirect/katadirect/internal/netns"
 )
 
 // process is a running QEMU.
@@ -23,7 +25,7 @@ type process struct {
 //
 // The kernel ties that to the thread which forked, not to the process: the goroutine below keeps its thread until
 // QEMU is gone.
-func startProcess(program string, args []string, files []*os.File, stderr io.Writer) (*process, error) {
+func startProcess(program string, args []string, files []*os.File, namespace *os.File, stderr io.Writer) (*process, error) {
 	cmd := exec.Command(program, args...)
 	cmd.ExtraFiles = files
 	cmd.Stderr = stderr
@@ -36,7 +38,7 @@ func startProcess(program string, args []string, files []*os.File, stderr io.Wri
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := startIn(namespace, cmd)
 		if err == nil {
 			p.pid, p.handle = cmd.Process.Pid, cmd.Process
 		}
@@ -52,6 +54,13 @@ func startProcess(program string, args []string, files []*os.File, stderr io.Wri
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	return p, nil
+}
+
+func startIn(namespace *os.File, cmd *exec.Cmd) error {
+	if namespace == nil {
+		return cmd.Start()
+	}
+	return netns.Do(namespace, cmd.Start)
 }
 
 // kill ends the process with SIGKILL. It may be called at any time.

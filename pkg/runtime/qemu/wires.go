@@ -55,6 +55,9 @@ func (m *Machine) connectWires() (_ *wires, err error) {
 		for _, tap := range nic.Taps {
 			wired.taps = append(wired.taps, w.pass(tap))
 		}
+		if nic.Stream != nil {
+			wired.stream = w.pass(nic.Stream)
+		}
 		w.fds.nics = append(w.fds.nics, wired)
 	}
 	w.fds.vhost = len(m.cfg.NICs) > 0 && hasVhostNet()

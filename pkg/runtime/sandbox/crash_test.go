@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/child"
 	"github.com/katadirect/katadirect/pkg/runtime/config"
-	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
 
 // shimMode, set in the environment, makes this test binary a shim that waits to be killed.
@@ -65,7 +65,7 @@ func TestAKilledShimLeavesNothingThatRunsAndTheRestIsCleanedUp(t *testing.T) {
 	h := &host{t: t, dir: dir, options: Options{Bundle: dir + "/bundle"}, roots: Roots{
 		Run: dir + "/sbs", VM: dir + "/vm", Share: dir + "/share", Records: dir + "/records"}}
 	left, err := readRemains(h.roots.stateFile("s1"))
-	if err != nil || left.Daemon == (share.Process{}) || len(left.Rootfs) != 1 {
+	if err != nil || left.Daemon == (child.Process{}) || len(left.Rootfs) != 1 {
 		t.Fatalf("state %+v, %v", left, err)
 	}
 

@@ -131,7 +131,8 @@ func (s *Sandbox) machineConfig() (qemu.Config, error) {
 		Accel: s.config.Direct.Accel, MemoryMiB: s.size.now.MemoryMiB, VCPUs: s.size.now.VCPUs, Bridges: h.Bridges,
 		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO, IOThread: h.IOThreads,
 		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag, NICs: s.network.NICs(),
-		Vsock: true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
+		Namespace: s.network.Namespace(),
+		Vsock:     true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
 	}
 	if h.BlockCache {
 		c.BlockCache = &qemu.BlockCache{Direct: h.BlockCacheDirect, NoFlush: h.BlockCacheNoFlush}

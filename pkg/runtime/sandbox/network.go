@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/runtime/network"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
@@ -47,4 +48,17 @@ func networkNamespace(spec *specs.Spec) string {
 // setUpNetwork has the guest set up its cards. It comes before the sandbox is made, as with Kata.
 func (s *Sandbox) setUpNetwork(ctx context.Context, _ Options, _ *rollback.Stack) error {
 	return s.network.Configure(ctx, s.agent, qemu.NICPath)
+}
+
+// IPTables returns the guest's packet filters in the form of iptables-save. It is for the management socket, as is
+// SetIPTables.
+func (s *Sandbox) IPTables(ctx context.Context, ipv6 bool) ([]byte, error) {
+	r, err := s.agent.GetIPTables(ctx, &agentproto.GetIPTablesRequest{IsIpv6: ipv6})
+	return r.GetData(), err
+}
+
+// SetIPTables replaces them and returns what the guest's tool has said.
+func (s *Sandbox) SetIPTables(ctx context.Context, ipv6 bool, rules []byte) ([]byte, error) {
+	r, err := s.agent.SetIPTables(ctx, &agentproto.SetIPTablesRequest{IsIpv6: ipv6, Data: rules})
+	return r.GetData(), err
 }

@@ -11,8 +11,8 @@ import (
 	"sync"
 
 	"github.com/katadirect/katadirect/internal/durable"
+	"github.com/katadirect/katadirect/pkg/runtime/child"
 	"github.com/katadirect/katadirect/pkg/runtime/network"
-	"github.com/katadirect/katadirect/pkg/runtime/share"
 )
 
 // remains is what a later process must know to clean up after this one. Everything else it finds by the sandbox's id.
@@ -20,7 +20,7 @@ type remains struct {
 	// Bundle holds the monitor_address file.
 	Bundle string `json:"bundle"`
 	// Daemon is the running virtiofsd.
-	Daemon share.Process `json:"virtiofsd"`
+	Daemon child.Process `json:"virtiofsd"`
 	// Network is what the pod's network namespace holds of this.
 	Network network.Remains `json:"network"`
 	// Rootfs are the paths at which root file systems are mounted.
@@ -45,7 +45,7 @@ func newStateFile(path, bundle string) *stateFile {
 	return &stateFile{path: path, now: remains{Bundle: bundle}, rootfs: make(map[string]string)}
 }
 
-func (f *stateFile) setDaemon(p share.Process) error {
+func (f *stateFile) setDaemon(p child.Process) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now.Daemon = p

@@ -33,6 +33,8 @@ func (s *Sandbox) watch() {
 		}
 	case <-s.share.Done():
 		s.kill(fmt.Errorf("the file share is gone: %w", s.share.Err()))
+	case <-s.network.Done():
+		s.kill(fmt.Errorf("the pod's network is gone: %w", s.network.Err()))
 	case err := <-trouble:
 		s.kill(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/runtime/child"
 )
 
 // Config says what to share and with which program.
@@ -95,15 +96,15 @@ func Start(ctx context.Context, c Config) (s *Share, err error) {
 }
 
 // Daemon names the running virtiofsd, for Cleanup by a later process.
-func (s *Share) Daemon() Process { return s.daemon.Process }
+func (s *Share) Daemon() child.Process { return s.daemon.Process }
 
 // Done is closed when virtiofsd has ended. The machine cannot go on then: everything in it hangs on its files.
-func (s *Share) Done() <-chan struct{} { return s.daemon.done }
+func (s *Share) Done() <-chan struct{} { return s.daemon.Done() }
 
 // Err says why virtiofsd ended, once Done is closed.
 func (s *Share) Err() error {
 	select {
-	case <-s.daemon.done:
+	case <-s.daemon.Done():
 		return s.daemon.why()
 	default:
 		return nil
@@ -191,7 +192,7 @@ func (s *Share) Close(ctx context.Context) error {
 
 // Cleanup takes away what a dead shim's share left: the daemon if it still runs, the root file systems it mounted in
 // the containers' bundles, and the tree. An unknown id is success.
-func Cleanup(ctx context.Context, root, id string, d Process, rootfs []string) error {
+func Cleanup(ctx context.Context, root, id string, d child.Process, rootfs []string) error {
 	if err := checkName(id); err != nil {
 		return fmt.Errorf("sandbox id %w", err)
 	}

@@ -5,19 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
-	"strings"
-	"sync"
+
+	"github.com/katadirect/katadirect/pkg/runtime/child"
 )
 
 // daemon is a running virtiofsd.
 type daemon struct {
-	*child
+	*child.Child
 	socket string
-	last   *lastLines
+	last   *child.Words
 }
 
 // startDaemon starts virtiofsd on a listening socket that is made here, so that the hypervisor can connect at once.
@@ -32,27 +31,27 @@ func startDaemon(ctx context.Context, c Config, shared string) (d *daemon, err e
 	}
 	defer func() { _ = listener.Close() }()
 
-	last := &lastLines{log: c.Log}
+	last := child.NewWords("virtiofsd", c.Log)
 	cmd := exec.Command(c.Daemon, args...)
 	cmd.Stdout, cmd.Stderr = last, last
 	cmd.ExtraFiles = []*os.File{listener} // descriptor 3, as the arguments say
-	started, err := startChild(cmd)
+	started, err := child.Start(cmd, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start virtiofsd: %w", err), os.Remove(c.Socket))
 	}
-	return &daemon{child: started, socket: c.Socket, last: last}, nil
+	return &daemon{Child: started, socket: c.Socket, last: last}, nil
 }
 
 // why says how the daemon ended, with its last words; called after done is closed.
 func (d *daemon) why() error {
 	if words := d.last.String(); words != "" {
-		return fmt.Errorf("virtiofsd ended: %w: %s", d.err, words)
+		return fmt.Errorf("virtiofsd ended: %w: %s", d.Err(), words)
 	}
-	return fmt.Errorf("virtiofsd ended: %w", d.err)
+	return fmt.Errorf("virtiofsd ended: %w", d.Err())
 }
 
 func (d *daemon) stop(ctx context.Context) error {
-	return errors.Join(d.child.stop(ctx), ignoring(fs.ErrNotExist, os.Remove(d.socket)))
+	return errors.Join(d.Child.Stop(ctx), ignoring(fs.ErrNotExist, os.Remove(d.socket)))
 }
 
 // listen makes a listening unix socket of mode 0600 and returns its descriptor.
@@ -67,37 +66,4 @@ func listen(path string) (*os.File, error) {
 		return nil, errors.Join(err, os.Remove(path))
 	}
 	return l.File()
-}
-
-// lastLines logs what the daemon says and keeps the end of it for the error. A line, the rate and the memory are
-// bounded: a guest can make the daemon complain as often as it likes.
-type lastLines struct {
-	log   *slog.Logger
-	mu    sync.Mutex
-	tail  []byte
-	lines int
-}
-
-const (
-	maxTail  = 2 << 10
-	maxLines = 1000
-)
-
-func (l *lastLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.tail = append(l.tail, p...)
-	if excess := len(l.tail) - maxTail; excess > 0 {
-		l.tail = append(l.tail[:0], l.tail[excess:]...)
-	}
-	if l.lines++; l.lines <= maxLines {
-		l.log.Debug("virtiofsd", "says", strings.TrimSpace(string(p[:min(len(p), maxTail)])))
-	}
-	return len(p), nil
-}
-
-func (l *lastLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(strings.Fields(string(l.tail)), " ")
 }

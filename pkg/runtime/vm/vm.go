@@ -75,8 +75,10 @@ type DiskAddress struct {
 // closes it when the machine has started; the machine has its own copies then.
 type NIC struct {
 	MAC net.HardwareAddr
-	// Taps are the queues of an open tap device.
+	// Taps are the queues of an open tap device, or
 	Taps []*os.File
+	// Stream is a connected socket that carries the frames, each with its length before it.
+	Stream *os.File
 }
 
 var (

@@ -1,4 +1,6 @@
-package share
+// Package child runs the programs that a sandbox needs beside its machine, so that they end with the process that
+// started them, and can be ended for good by a later one. It knows nothing of what they do.
+package child
 
 import (
 	"bytes"
@@ -15,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/netns"
 	"github.com/katadirect/katadirect/internal/pidfd"
 )
 
@@ -74,23 +77,25 @@ func (p Process) with(f func(*pidfd.Process) error) error {
 	return f(held)
 }
 
-// child is a running child process.
-type child struct {
+// Child is a running child process.
+type Child struct {
 	Process
 	done chan struct{}
 	err  error // why it ended; read after done is closed
 }
 
-// startChild starts cmd so that it cannot outlive this process: the kernel kills it when the thread that forked it
+// Start starts cmd so that it cannot outlive this process: the kernel kills it when the thread that forked it
 // ends, so one thread is kept for it until it has ended.
-func startChild(cmd *exec.Cmd) (*child, error) {
+//
+// With a network namespace it runs in there; nil is the caller's own.
+func Start(cmd *exec.Cmd, namespace *os.File) (*Child, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	cmd.WaitDelay = time.Second // a forked child of its own may hold the pipes
-	c := &child{done: make(chan struct{})}
+	c := &Child{done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		err := cmd.Start()
+		err := startIn(namespace, cmd)
 		if err == nil {
 			c.Process, err = identify(cmd.Process.Pid)
 		}
@@ -109,6 +114,19 @@ func startChild(cmd *exec.Cmd) (*child, error) {
 	return c, nil
 }
 
+func startIn(namespace *os.File, cmd *exec.Cmd) error {
+	if namespace == nil {
+		return cmd.Start()
+	}
+	return netns.Do(namespace, cmd.Start)
+}
+
+// Done is closed when it has ended.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
+// Err says why it has ended; valid after Done is closed.
+func (c *Child) Err() error { return c.err }
+
 func ended(err error) error {
 	if err == nil {
 		return errors.New("exit status 0")
@@ -116,8 +134,8 @@ func ended(err error) error {
 	return err
 }
 
-// stop kills it and waits.
-func (c *child) stop(ctx context.Context) error {
+// Stop kills it and waits.
+func (c *Child) Stop(ctx context.Context) error {
 	select {
 	case <-c.done:
 		return nil

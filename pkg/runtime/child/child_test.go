@@ -1,4 +1,4 @@
-package share
+package child
 
 import (
 	"os/exec"
@@ -6,11 +6,11 @@ import (
 )
 
 func TestKillEndsTheProcessItNamesAndNoOther(t *testing.T) {
-	c, err := startChild(exec.Command("sleep", "1000"))
+	c, err := Start(exec.Command("sleep", "1000"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.stop(t.Context()) })
+	t.Cleanup(func() { _ = c.Stop(t.Context()) })
 
 	other := Process{PID: c.PID, StartTicks: c.StartTicks + 1} // the id as an earlier process had it
 	if err := other.Kill(t.Context()); err != nil {
