@@ -4,7 +4,7 @@
 #   hack/setup.sh demo|test
 set -euo pipefail
 
-packages="ca-certificates qemu-system-x86 busybox-static containernetworking-plugins"
+packages="ca-certificates qemu-system-x86 busybox-static containernetworking-plugins passt"
 if [ "${1:-test}" = test ]; then
 	# runc: the handler that others are compared with; file system tools: tests look at volumes with them;
 	# iptables: the cluster's services; curl, bash-static: what Kubernetes' suite runs in its containers;

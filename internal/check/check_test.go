@@ -238,6 +238,7 @@ func TestFindings(t *testing.T) {
 		"cgroups of version 1": {func(h *testHost) { h.remove("cgroup/cgroup.controllers"); h.write("cgroup/memory/x", "") }, "cgroups", OK, "version 1"},
 		"no cgroups":           {func(h *testHost) { h.remove("cgroup/cgroup.controllers") }, "cgroups", Error, "there are none"},
 		"no tun":               {func(h *testHost) { h.remove("tun") }, "network", Error, "tcfilter"},
+		"macvtap":              {func(h *testHost) { h.append("configuration.toml", "[runtime]\ninternetworking_model = \"macvtap\"\n") }, "network", Error, "not supported"},
 		"no passt":             {func(h *testHost) { h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n") }, "network", Error, "no passt"},
 		"passt": {func(h *testHost) {
 			h.remove("tun")

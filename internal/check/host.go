@@ -67,6 +67,10 @@ func checkNetwork(_ context.Context, o Options, c config.Config) []Finding {
 		}
 		return []Finding{ok(name, "%s: %s", model, program)}
 	}
+	if model == config.NetworkMacvtap {
+		return []Finding{failure(name, "set internetworking_model to \"tcfilter\", \"passt\" or \"none\"",
+			"internetworking_model = %q is not supported: every pod will fail with it", model)}
+	}
 	tun, err := os.OpenFile(o.TunDevice, os.O_RDWR, 0)
 	if err != nil {
 		return []Finding{failure(name, "modprobe tun, or set internetworking_model = \"passt\" or \"none\"",
