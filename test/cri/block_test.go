@@ -80,8 +80,9 @@ func TestARawBlockDeviceIsTheContainersAndGrowsInUse(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if got := exec(t, writer, "wc -c </dev/xvda"); got != "134217728\n" {
-			t.Errorf("after the resize the container sees %q bytes", got)
+		const sectors = "cat /sys/dev/block/$(printf '%d:%d' $(stat -c '0x%t 0x%T' /dev/xvda))/size"
+		if got := exec(t, writer, sectors); got != "262144\n" {
+			t.Errorf("after the resize the container sees %q sectors of 512 bytes", got)
 		}
 
 		// No other machine gets it, whatever becomes of its containers.

@@ -148,8 +148,9 @@ func TestABlockDeviceInARealMachine(t *testing.T) {
 		if err := client.Resize(t.Context(), device, 128*mib); err != nil {
 			t.Fatal(err)
 		}
-		if out, _ := run(t, s, "writer", "sh", "-c", "wc -c < /dev/xvda"); strings.TrimSpace(out) != fmt.Sprint(128*mib) {
-			t.Errorf("the container sees %q bytes", out)
+		const sectors = "cat /sys/dev/block/$(printf '%d:%d' $(stat -c '0x%t 0x%T' /dev/xvda))/size"
+		if out, _ := run(t, s, "writer", "sh", "-c", sectors); strings.TrimSpace(out) != fmt.Sprint(128*mib/512) {
+			t.Errorf("the container sees %q sectors", out)
 		}
 		stats, err := client.Stats(t.Context(), device)
 		if err != nil || len(stats.Usage) != 1 || stats.Usage[0] != (directvolume.VolumeUsage{Total: 128 * mib, Unit: directvolume.UnitBytes}) {
