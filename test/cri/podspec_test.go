@@ -122,7 +122,7 @@ func TestAContainersSecurityContextAndLimits(t *testing.T) {
 			prints(t, c, map[string]string{"mkdir /x 2>&1; touch /y && echo yes": "mkdir: can't create directory '/x': Operation not supported\nyes"})
 		})
 		t.Run("one that takes more memory than it may", func(t *testing.T) {
-			c := changed(t, pod, "greedy", "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo survived", func(c *cri.ContainerConfig) {
+			c := changed(t, pod, "greedy", "exec dd if=/dev/zero of=/dev/null bs=100M count=1", func(c *cri.ContainerConfig) {
 				c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
 			})
 			code, err := c.Wait(t.Context())
