@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -184,6 +183,3 @@ func (c *Cluster) Close(ctx context.Context) (leftovers []string, err error) {
 	c.serving.Wait()
 	return leftovers, errors.Join(errs...)
 }
-
-// removeTimeout bounds the removal of one pod.
-const removeTimeout = 30 * time.Second

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -146,8 +147,13 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 	}
 }
 
+// removeTimeout bounds the removal of all pods. What then is left ends with the lab.
+const removeTimeout = 45 * time.Second
+
 // removePods takes every pod's machine and containers away while containerd can still do it.
 func (c *Cluster) removePods(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
 	if err := c.lab.StopProcess(ctx, "kubelet"); err != nil {
 		return err
 	}
@@ -155,11 +161,11 @@ func (c *Cluster) removePods(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, pod := range pods {
-		ctx, cancel := context.WithTimeout(ctx, removeTimeout)
-		errs = append(errs, pod.Remove(ctx))
-		cancel()
+	errs := make([]error, len(pods))
+	var all sync.WaitGroup
+	for i, pod := range pods {
+		all.Go(func() { errs[i] = pod.Remove(ctx) })
 	}
+	all.Wait()
 	return errors.Join(errs...)
 }
