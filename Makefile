@@ -27,7 +27,7 @@ help: ## list the targets
 demo: setup-demo build guest containerd1 ## one volume from claim to guest and back, in a real machine; writes out/demo.json
 	@bin/katadirect demo
 
-test: root setup-test build guest containerd1 containerd2 lint ## everything: lint, unit, CSI sanity, guest, CRI and crash tests, a minute of soak
+test: root setup-test build guest containerd1 containerd2 kubernetes kubernetes-suite lint ## everything: lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak
 	@go test -race -timeout 30m ./cmd/... ./internal/... ./pkg/...
 	@go test -count=1 -p 1 -timeout 60m ./test/...
 

@@ -7,9 +7,10 @@ set -euo pipefail
 packages="ca-certificates qemu-system-x86 busybox-static containernetworking-plugins passt"
 if [ "${1:-test}" = test ]; then
 	# runc: the handler that others are compared with; file system tools: tests look at volumes with them;
-	# iptables: the cluster's services, and what the agent runs in a guest; curl, bash-static: what Kubernetes' suite runs in its containers;
+	# iptables: the cluster's services, and what the agent runs in a guest; curl, bash-static, netcat-openbsd: what
+	# Kubernetes' suite runs in its containers;
 	# gcc: the race detector and Kubernetes' pause program; protobuf-compiler: generated code is made again and compared.
-	packages+=" runc iptables curl bash-static e2fsprogs xfsprogs btrfs-progs gcc libc6-dev protobuf-compiler"
+	packages+=" runc iptables curl bash-static netcat-openbsd e2fsprogs xfsprogs btrfs-progs gcc libc6-dev protobuf-compiler"
 fi
 
 fail() { echo "$*" >&2; exit 1; }

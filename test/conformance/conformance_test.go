@@ -35,7 +35,9 @@ func TestPodsInMachinesPass(t *testing.T) {
 	s := suite{programs: c.Program(""), kubeconfig: c.Kubeconfig(), dir: t.TempDir()}
 	var names []string
 	if !*whole {
-		names = slices.Sorted(maps.Keys(all[coreFile]))
+		if names = slices.Sorted(maps.Keys(all[coreFile])); len(names) == 0 {
+			t.Fatal("the core is empty")
+		}
 	}
 	start := time.Now()
 	results, err := s.run(t.Context(), *procs, names...)

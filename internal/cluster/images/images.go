@@ -22,8 +22,8 @@ const (
 	bash = "/bin/bash-static"
 )
 
-// path is where the images' programs are looked for.
-var path = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+// searchPath is where the images' programs are looked for.
+var searchPath = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 // Small are the images that need no more than Kubernetes' pause program, from the folder programs, and busybox.
 func Small(programs string) (map[string]v1.Image, error) {
@@ -87,6 +87,12 @@ func addAgnhost(all map[string]v1.Image, programs string) error {
 	if err != nil {
 		return err
 	}
+	netcat, err := hostProgram("/usr/bin/nc.openbsd")
+	if err != nil {
+		return err
+	}
+	// busybox's netcat speaks no UDP.
+	netcat["bin/nc"] = image.Link("/usr/bin/nc.openbsd")
 	for _, name := range []string{"localhost.crt", "localhost.key"} {
 		content, err := os.ReadFile(filepath.Join(programs, name))
 		if err != nil {
@@ -94,7 +100,7 @@ func addAgnhost(all map[string]v1.Image, programs string) error {
 		}
 		files[name] = image.Text(string(content))
 	}
-	files.Add(curl).Add(image.Files{
+	files.Add(curl).Add(netcat).Add(image.Files{
 		"agnhost": image.Program(agnhost), "agnhost-2": image.Link("agnhost"), "uploads": image.Dir(0o755),
 		"etc/passwd": image.Text(passwd + "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n"),
 		"etc/group":  image.Text(group + "user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"),
@@ -142,7 +148,7 @@ func build(files image.Files, config v1.Config) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.Env = path
+	config.Env = searchPath
 	return image.New(config, layer)
 }
 
