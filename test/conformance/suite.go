@@ -31,7 +31,7 @@ func (s suite) names(ctx context.Context) ([]string, error) {
 	}
 	args := append([]string{"--ginkgo.dry-run", "--ginkgo.no-color", "--ginkgo.focus=" + selection}, s.flags()...)
 	cmd := exec.CommandContext(ctx, filepath.Join(s.programs, "e2e.test"), args...)
-	cmd.Dir = s.dir
+	cmd.Dir, cmd.Env = s.dir, s.environment()
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("list the suite's specs: %w: %s", err, tail(said))
 	}
@@ -52,6 +52,9 @@ func (s suite) flags() []string {
 		"--report-dir=" + s.dir}
 }
 
+// environment makes the suite leave its temporary files, which it never removes, where everything else goes.
+func (s suite) environment() []string { return append(os.Environ(), "TMPDIR="+s.dir) }
+
 // run runs the specs with these names, all of the selection if there are none, several at a time.
 func (s suite) run(ctx context.Context, procs int, names ...string) ([]result, error) {
 	log, err := os.Create(filepath.Join(s.dir, "suite.log"))
@@ -64,7 +67,7 @@ func (s suite) run(ctx context.Context, procs int, names ...string) ([]result, e
 		filepath.Join(s.programs, "e2e.test"), "--",
 	}, s.flags()...)
 	cmd := exec.CommandContext(ctx, filepath.Join(s.programs, "ginkgo"), args...)
-	cmd.Dir = s.dir
+	cmd.Dir, cmd.Env = s.dir, s.environment()
 	cmd.Stdout, cmd.Stderr = log, log
 	// An interrupt lets the suite remove what it has made.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
