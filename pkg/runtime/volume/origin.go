@@ -3,6 +3,7 @@ package volume
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -69,20 +70,36 @@ func cutDir(path, dir string) (rest string, below bool) {
 
 // Below finds the folder directly in one whose path ends in parent ("volumes/kubernetes.io~empty-dir") that source is,
 // lies in, or is a bind mount of something in, and which part of it that is. "" is none.
+//
+// Only a folder of the pod that source is of counts, the one that has parent in it: who writes to a volume can make
+// folders of such names in there, and a subPath then leads to them. Nothing may be trusted that lies in those.
 func Below(source, parent string) (dir, inside string, err error) {
 	origins, err := originsOf(source)
 	if err != nil {
 		return "", "", err
+	}
+	names := []string{filepath.Clean(source)}
+	if real, err := filepath.EvalSymlinks(source); err == nil {
+		names = append(names, real)
 	}
 	for _, o := range origins {
 		if o.deleted {
 			continue
 		}
 		for dir, inside := o.path, ""; dir != "/" && dir != "."; dir, inside = filepath.Dir(dir), filepath.Join(filepath.Base(dir), inside) {
-			if strings.HasSuffix(filepath.Dir(dir), "/"+parent) {
+			pod, found := strings.CutSuffix(filepath.Dir(dir), "/"+parent)
+			if found && slices.ContainsFunc(names, func(name string) bool { return isOfPod(name, pod) }) {
 				return dir, inside, checkInside(inside)
 			}
 		}
 	}
 	return "", "", nil
+}
+
+// isOfPod says whether source is what kubelet gives a container of the pod whose folder this is: a volume, or the place
+// where it has bound a part of one.
+func isOfPod(source, pod string) bool {
+	_, volume := cutDir(source, filepath.Join(pod, "volumes"))
+	_, part := cutDir(source, filepath.Join(pod, "volume-subpaths"))
+	return volume || part
 }

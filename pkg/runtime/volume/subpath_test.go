@@ -136,3 +136,25 @@ func TestFoldersBesideAVolumeAreOrdinaryOnes(t *testing.T) {
 		t.Errorf("a part of a torn record: %v", err)
 	}
 }
+
+func TestAFolderThatOnlyLooksLikeOneOfThePodIsNone(t *testing.T) {
+	const parent = "volumes/kubernetes.io~empty-dir"
+	h := newHost(t)
+	cache := h.folder("pods/uid/" + parent + "/cache/a")
+	// Who writes to a volume made these, and a subPath leads to them.
+	forged := h.folder("pods/uid/volumes/kubernetes.io~csi/pv/mount/" + parent + "/x")
+	elsewhere := h.folder("disk/pods/uid/" + parent + "/x")
+	nested := h.folder("pods/uid/" + parent + "/cache/" + parent + "/x")
+	whole := filepath.Dir(cache)
+	for _, tc := range []struct{ name, source, dir, inside string }{
+		{"a volume", whole, whole, ""},
+		{"a part of it", h.bindMount(cache, "pods/uid/volume-subpaths/cache/c/0"), whole, "a"},
+		{"in another volume", h.bindMount(forged, "pods/uid/volume-subpaths/pv/c/1"), "", ""},
+		{"in a volume whose folder is elsewhere", h.bindMount(elsewhere, "pods/uid/volume-subpaths/local/c/2"), "", ""},
+		{"in one of its own", h.bindMount(nested, "pods/uid/volume-subpaths/cache/c/3"), whole, parent + "/x"},
+	} {
+		if dir, inside, err := Below(tc.source, parent); dir != tc.dir || inside != tc.inside || err != nil {
+			t.Errorf("%s: %q and %q, %v; want %q and %q", tc.name, dir, inside, err, tc.dir, tc.inside)
+		}
+	}
+}
