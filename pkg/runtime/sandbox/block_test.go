@@ -401,6 +401,34 @@ func TestAnEmptyDirStaysInItsFolderUnlessItIsToHaveADisk(t *testing.T) {
 		if err != nil || len(h.machine.plugged) != 0 || len(s.state.emptyDirs()) != 0 {
 			t.Errorf("%v; plugged in %v, written down %v", err, h.machine.plugged, s.state.emptyDirs())
 		}
+		// The first container has the folder, and has emptied it: the second gets the same.
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		err = s.CreateContainer(t.Context(), h.container("c2", bind(filepath.Dir(file), "/cache")))
+		if err != nil || len(h.machine.plugged) != 0 {
+			t.Errorf("for the second container: %v; plugged in %v", err, h.machine.plugged)
+		}
+	})
+	t.Run("that somebody has recorded as another volume", func(t *testing.T) {
+		h := newHost(t)
+		h.options.Config.Runtime.EmptyDirMode = config.EmptyDirBlock
+		s := h.create()
+		dir, image := h.folder(anEmptyDir), h.file("image", "something")
+		record := directvolume.Record{Device: image, FSType: "ext4"}
+		if err := h.roots.records().Add(t.Context(), dir, record); err != nil {
+			t.Fatal(err)
+		}
+		err := s.CreateContainer(t.Context(), h.container("c1", bind(dir, "/cache")))
+		if now, getErr := h.roots.records().Get(t.Context(), dir); err != nil || getErr != nil || now.Device != image || len(h.machine.plugged) != 1 {
+			t.Errorf("%v; recorded %+v, %v; plugged in %v", err, now, getErr, h.machine.plugged)
+		}
+		if err := s.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.roots.records().Get(t.Context(), dir); err != nil {
+			t.Errorf("the record is gone with the sandbox: %v", err)
+		}
 	})
 	t.Run("in memory", func(t *testing.T) {
 		h := newHost(t)

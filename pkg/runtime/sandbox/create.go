@@ -33,7 +33,7 @@ func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 	s := &Sandbox{
 		id: o.ID, bundle: o.Bundle, roots: o.Roots, config: o.Config, times: o.times, log: o.Log, calls: o.Calls,
 		done: make(chan struct{}), containers: make(map[string]*container),
-		console: &console{log: o.Log},
+		sharedEmptyDir: make(map[string]struct{}), console: &console{log: o.Log},
 	}
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)

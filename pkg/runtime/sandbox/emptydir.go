@@ -48,7 +48,7 @@ func (s *Sandbox) prepareEmptyDir(ctx context.Context, source string) error {
 func (s *Sandbox) makeEmptyDir(ctx context.Context, dir string) error {
 	s.makingEmptyDir.Lock()
 	defer s.makingEmptyDir.Unlock()
-	if slices.Contains(s.state.emptyDirs(), dir) {
+	if _, shared := s.sharedEmptyDir[dir]; shared || slices.Contains(s.state.emptyDirs(), dir) {
 		return nil
 	}
 	if err := s.state.addEmptyDir(dir); err != nil {
@@ -60,6 +60,9 @@ func (s *Sandbox) makeEmptyDir(ctx context.Context, dir string) error {
 	}
 	undo := s.state.removeEmptyDir(dir)
 	if errors.Is(err, volume.ErrNotEmpty) {
+		// For good: the guest has the folder from now on. It could exchange an image in there, and it may empty it, and
+		// then the next container would not see what the others do.
+		s.sharedEmptyDir[dir] = struct{}{}
 		s.log.Warn("this emptyDir stays in its folder on the host", "why", err)
 		err = nil
 	}

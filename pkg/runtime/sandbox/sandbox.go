@@ -54,8 +54,9 @@ type Sandbox struct {
 	resizes  atomic.Uint64
 	failures atomic.Uint64 // of resizes
 
-	stopping       sync.Mutex // one Stop at a time
-	makingEmptyDir sync.Mutex // one disk of an emptyDir at a time
+	stopping       sync.Mutex          // one Stop at a time
+	makingEmptyDir sync.Mutex          // one disk of an emptyDir at a time; guards the map
+	sharedEmptyDir map[string]struct{} // folders that stay on the host
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container

@@ -38,7 +38,8 @@ const maxFolders = 1000
 
 // MakeEphemeral puts a disk behind the folder of an emptyDir: a sparse image as large as the file system it lies in,
 // and a record that makes Attach take the folder for a direct volume. What an earlier sandbox left there is replaced.
-// The permissions and the group of the folder become those of the file system's root.
+// The permissions and the group of the folder become those of the file system's root. A folder for which another volume
+// is recorded stays as it is.
 //
 // ErrNotEmpty, or directvolume.ErrClaimed: another sandbox lives on it.
 func (s *Set) MakeEphemeral(ctx context.Context, dir string) error {
@@ -53,6 +54,9 @@ func (s *Set) MakeEphemeral(ctx context.Context, dir string) error {
 }
 
 func (s *Set) makeEphemeral(ctx context.Context, dir string) error {
+	if other, err := ofAnother(ctx, s.Records, dir); other || err != nil {
+		return err // Attach takes what it says
+	}
 	if err := RemoveEphemeral(ctx, s.Records, dir); err != nil {
 		return err
 	}
@@ -99,8 +103,21 @@ func makeImage(path string, sizeBytes int64) error {
 	return nil
 }
 
-// RemoveEphemeral takes away what MakeEphemeral has put there. The sandbox must have released it. Idempotent.
+// ofAnother says whether somebody has recorded a volume of his own for the folder.
+func ofAnother(ctx context.Context, records *directvolume.Store, dir string) (bool, error) {
+	record, err := records.Get(ctx, dir)
+	if errors.Is(err, directvolume.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && !ephemeral(record), err
+}
+
+// RemoveEphemeral takes away what MakeEphemeral has put there, and nobody else's record. The sandbox must have released
+// it. Idempotent.
 func RemoveEphemeral(ctx context.Context, records *directvolume.Store, dir string) error {
+	if other, _ := ofAnother(ctx, records, dir); other { // one that cannot be read is no use to anybody
+		return nil
+	}
 	err := records.Remove(ctx, dir)
 	if err != nil && !errors.Is(err, directvolume.ErrNotFound) {
 		return err
