@@ -213,11 +213,21 @@ func blockDriver(c *Config, value string) error {
 	return choice(func(c *Config) *string { return &c.Hypervisor.BlockDriver }, BlockVirtioBlk, BlockVirtioSCSI)(c, value)
 }
 
+// podVirtiofsArgs are the arguments of virtiofsd that a pod may give. What is shared, with whom, and how far the program
+// is locked in, is not its to say: the program runs as root on the host.
+var podVirtiofsArgs = regexp.MustCompile(`^(-d|--(thread-pool-size|log-level|inode-file-handles|rlimit-nofile)=[a-z0-9]+|` +
+	`--(announce-submounts|xattr|posix-acl|security-label|writeback|allow-direct-io|no-killpriv-v2|no-readdirplus|preserve-noatime|syslog))$`)
+
 // virtiofsArgs takes a list as JSON, which replaces the file's, as in Kata.
 func virtiofsArgs(c *Config, value string) error {
 	var args []string
 	if err := json.Unmarshal([]byte(value), &args); err != nil {
 		return fmt.Errorf("it must be a list of strings as JSON: %w", err)
+	}
+	for _, arg := range args {
+		if !podVirtiofsArgs.MatchString(arg) {
+			return fmt.Errorf("%q is not an argument that a pod may give; put it into the configuration, or into that of another RuntimeClass", arg)
+		}
 	}
 	c.Hypervisor.VirtiofsArgs = args
 	return nil
