@@ -23,14 +23,15 @@ const noticeLimit = 45 * time.Second
 type victim struct {
 	name string
 	kill func(context.Context, *scene) error
-	// reason is in the error of what was under way, or in containerd's log; "" is for one that takes it along.
+	// reason is in the error of what was under way, or in containerd's log: one of several, separated by "|". "" is for
+	// one that takes it along.
 	reason string
 	// survived says that the pod does not die of it.
 	survived bool
 }
 
 var victims = []victim{
-	{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "virtual machine is gone"},
+	{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "virtual machine is gone|QEMU was killed"},
 	{name: "the file share", kill: killAll("virtiofsd"), reason: "the file share is gone"},
 	{name: "the shim", kill: killAll("containerd-shim-katadirect-v2"), reason: "shim disconnected"},
 	{name: "the shim by SIGTERM", kill: func(_ context.Context, s *scene) error {
@@ -153,13 +154,17 @@ func (s *scene) play(t *testing.T, m moment, v victim) {
 		s.checkAlive(t, m)
 	} else {
 		s.checkFailed(t, m)
-		if said := s.node.Lab.Containerd().Said()[logged:]; !strings.Contains(said+text, v.reason) {
+		if said := s.node.Lab.Containerd().Said()[logged:]; !saysOneOf(said+text, v.reason) {
 			t.Errorf("neither the error nor containerd's log says %q:\n%s", v.reason, said)
 		}
 	}
 	must(t, s.node.RemovePods(t.Context()))
 	must(t, s.volume.Unpublish(t.Context(), s.uid))
 	s.checkNothingLeft(t)
+}
+
+func saysOneOf(text, reasons string) bool {
+	return slices.ContainsFunc(strings.Split(reasons, "|"), func(r string) bool { return strings.Contains(text, r) })
 }
 
 // checkFailed waits until the pod, if there is one still, is reported failed.
