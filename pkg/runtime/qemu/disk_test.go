@@ -318,7 +318,6 @@ func TestEveryBlockEngineWorks(t *testing.T) {
 	for name, config := range map[string]qemu.Config{
 		"native":   {BlockAIO: "native", BlockCache: &qemu.BlockCache{}},
 		"io_uring": {BlockAIO: "io_uring", BlockCache: &qemu.BlockCache{Direct: true}, IOThread: true},
-		"scsi":     {BlockDriver: qemu.VirtioSCSI, BlockCache: &qemu.BlockCache{NoFlush: true}, IOThread: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := strings.ReplaceAll(name, "_", "-")
