@@ -14,7 +14,6 @@ import (
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/sandbox/guestspec"
-	"github.com/katadirect/katadirect/pkg/runtime/sandbox/sizing"
 )
 
 // container is one that the guest has, or is about to have or to lose.
@@ -24,8 +23,8 @@ type container struct {
 	changing *semaphore.Weighted
 
 	// Guarded by Sandbox.mu.
-	size  sizing.Size // what it may use
-	ended bool        // its first process has
+	demand demand
+	ended  bool // its first process has
 	// ownPIDs: it is one of the pod's, and sees only its own processes.
 	ownPIDs bool
 

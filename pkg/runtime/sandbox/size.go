@@ -53,26 +53,39 @@ func (s *Sandbox) planSize(_ context.Context, o Options, _ *rollback.Stack) erro
 // accommodate makes the machine large enough for the container's limits beside those of the others. Nothing is taken
 // away again when limits sink or containers end: the next one finds it there.
 func (s *Sandbox) accommodate(ctx context.Context, c *container, r *specs.LinuxResources) error {
-	wanted, err := sizing.OfContainer(r)
+	before := s.demandOf(c)
+	limits := sizing.Update(before.limits, r)
+	wanted, err := sizing.OfContainer(limits)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
-	before := s.setSize(c, wanted)
+	s.setDemand(c, demand{limits, wanted})
 	if s.config.Runtime.StaticResources {
 		return nil
 	}
 	if err := s.grow(ctx); err != nil {
-		s.setSize(c, before)
+		s.setDemand(c, before)
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
 	return nil
 }
 
-func (s *Sandbox) setSize(c *container, wanted sizing.Size) (before sizing.Size) {
+// demand is what a container may use. An update of its limits need not name all of them.
+type demand struct {
+	limits *specs.LinuxResources
+	size   sizing.Size // by them
+}
+
+func (s *Sandbox) demandOf(c *container) demand {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, c.size = c.size, wanted
-	return before
+	return c.demand
+}
+
+func (s *Sandbox) setDemand(c *container, d demand) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.demand = d
 }
 
 // workload is what all containers that have not ended may use.
@@ -81,7 +94,7 @@ func (s *Sandbox) workload() (sum sizing.Size) {
 	defer s.mu.Unlock()
 	for _, c := range s.containers {
 		if !c.ended {
-			sum = sum.Add(c.size)
+			sum = sum.Add(c.demand.size)
 		}
 	}
 	return sum

@@ -141,3 +141,23 @@ func TestAPodTooLargeForTheHostIsRefusedBeforeItBoots(t *testing.T) {
 	}
 	h.nothingLeft()
 }
+
+func TestAnUpdateOfSomeLimitsLeavesTheOthers(t *testing.T) {
+	h := newHost(t)
+	h.options.Config.Hypervisor.MemoryMiB = 256
+	s := h.create()
+	s.size.limits.Most = sizing.Machine{VCPUs: 8, MemoryMiB: 2048}
+	if err := s.CreateContainer(t.Context(), h.limited("c1", 100, 512)); err != nil {
+		t.Fatal(err)
+	}
+	h.grownTo(2, 768)
+	processors := limits(200, 0)
+	processors.Memory = nil
+	if err := s.Update(t.Context(), "c1", processors); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateContainer(t.Context(), h.limited("c2", 0, 512)); err != nil {
+		t.Fatal(err)
+	}
+	h.grownTo(3, 1280)
+}

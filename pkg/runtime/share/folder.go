@@ -60,14 +60,10 @@ func (s *Share) releaseFolder(f *folder) error {
 		f.users--
 		return nil
 	}
-	if err := (place{path: f.path, made: true}).release(); err != nil {
-		return err
-	}
-	f.users = 0
 	if s.folders[f.id] == f {
-		delete(s.folders, f.id)
+		delete(s.folders, f.id) // first: what fails half way must not be given to anybody else
 	}
-	return nil
+	return (place{path: f.path, made: true}).release()
 }
 
 // uniqueName is Kata's for a mount of a container.
