@@ -57,6 +57,7 @@ type Network struct {
 	nics      []vm.NIC
 	passt     *passt // nil without
 	undo      rollback.Stack
+	remains   Remains // of it
 }
 
 // Open looks at the pod's namespace and wires each of its interfaces. Nothing of it is left on error.
@@ -91,7 +92,8 @@ func (n *Network) openTCFilter(c Config) error {
 	if got := len(n.found.interfaces); got > maxInterfaces {
 		return fmt.Errorf("the pod has %d interfaces, a machine has room for %d", got, maxInterfaces)
 	}
-	if err := c.Record(Remains{Namespace: c.Namespace}); err != nil {
+	n.remains = Remains{Namespace: c.Namespace}
+	if err := c.Record(n.remains); err != nil {
 		return err
 	}
 	for _, i := range n.found.interfaces {
@@ -139,10 +141,13 @@ func (n *Network) HandedOver() {
 	}
 }
 
-// Close takes everything back. The machine has ended before. It is idempotent.
+// Close takes everything back. The machine has ended before. It is idempotent; what fails is tried again by the next
+// call, in the way of a later process.
 func (n *Network) Close(ctx context.Context) error {
 	err := n.undo.Run(ctx)
-	n.undo.Keep()
+	if err != nil {
+		n.undo.Push("take back the rest", func(ctx context.Context) error { return Cleanup(ctx, n.remains) })
+	}
 	return err
 }
 

@@ -156,6 +156,22 @@ func TestEveryWayOutLeavesTheNamespaceAsItWas(t *testing.T) {
 			t.Errorf("left: %q", left)
 		}
 	})
+	t.Run("close again after a failure", func(t *testing.T) {
+		pod := newPod(t)
+		n := mustOpen(pod)
+		n.HandedOver()
+		n.undo.Keep() // as if none of it had worked
+		n.undo.Push("fail", func(context.Context) error { return errors.ErrUnsupported })
+		if err := n.Close(t.Context()); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%v, want the failure", err)
+		}
+		if err := n.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if left := pod.left(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
 	t.Run("clean up after a death", func(t *testing.T) {
 		pod := newPod(t)
 		n, recorded, err := open(pod)

@@ -85,7 +85,8 @@ func (n *Network) openPasst(c Config) (err error) {
 		return err
 	}
 	n.nics = []vm.NIC{{MAC: i.mac, Stream: machine}}
-	return c.Record(Remains{Passt: n.passt.Process})
+	n.remains = Remains{Passt: n.passt.Process}
+	return c.Record(n.remains)
 }
 
 // outward is the interface with a default route, or the first.

@@ -36,6 +36,9 @@ var ErrNotEmpty = errors.New("there are files in the folder already")
 // maxFolders bounds the look for files; kubelet makes a folder for each subPath.
 const maxFolders = 1000
 
+// maxImageBytes is below the largest file that an ext4 can hold, of whatever size itself.
+const maxImageBytes = 8 << 40
+
 // MakeEphemeral puts a disk behind the folder of an emptyDir: a sparse image as large as the file system it lies in,
 // and a record that makes Attach take the folder for a direct volume. What an earlier sandbox left there is replaced.
 // The permissions and the group of the folder become those of the file system's root. A folder for which another volume
@@ -82,7 +85,7 @@ func (s *Set) makeEphemeral(ctx context.Context, dir string) error {
 	if stat.Gid != 0 {
 		record.Metadata[directvolume.MetadataFSGroup] = strconv.FormatUint(uint64(stat.Gid), 10)
 	}
-	if err := makeImage(record.Device, int64(fsStat.Blocks)*fsStat.Bsize); err != nil {
+	if err := makeImage(record.Device, min(int64(fsStat.Blocks)*fsStat.Bsize, maxImageBytes)); err != nil {
 		return err
 	}
 	if err := s.Records.Add(ctx, dir, record); err != nil {
