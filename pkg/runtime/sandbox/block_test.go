@@ -449,7 +449,8 @@ func TestTheAgentIsToldWhatToMakeOfABlockDevice(t *testing.T) {
 	h := newHost(t)
 	s := h.create()
 	device, _ := h.loop("raw", mib)
-	for id, access := range map[string]string{"c1": "rwm", "c2": "r"} {
+	for i, access := range []string{"rwm", "r"} {
+		id := fmt.Sprintf("c%d", i+1)
 		r := h.container(id)
 		asContainerd(t, &r, device, "/dev/xvda", access)
 		if err := s.CreateContainer(t.Context(), r); err != nil {

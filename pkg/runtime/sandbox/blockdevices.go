@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -33,12 +34,15 @@ func (s *Sandbox) blockDevices(ctx context.Context, r ContainerRequest) ([]*agen
 		if err != nil {
 			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
-		at, err := s.volumes.AttachRaw(ctx, r.ID, node)
+		access := guestspec.Access(r.Spec, d)
+		// Our agent keeps each container to its rule. Where nobody does, the machine is kept to it.
+		readOnly := !strings.Contains(access, "w") && !s.features.DeviceRules
+		at, err := s.volumes.AttachRaw(ctx, r.ID, node, readOnly)
 		if err != nil {
 			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
 		device := &agentproto.Device{Id: at.Source, Type: at.Driver, ContainerPath: d.Path}
-		if access := guestspec.Access(r.Spec, d); access != "rwm" && s.features.DeviceRules {
+		if access != "rwm" && s.features.DeviceRules {
 			device.Options = []string{"katadirect.io/access=" + access}
 		}
 		devices = append(devices, device)

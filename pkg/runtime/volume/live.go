@@ -120,7 +120,7 @@ func statsOf(r *agentproto.VolumeStatsResponse) directvolume.VolumeStats {
 	message := r.GetVolumeCondition().GetMessage()
 	stats.Condition = directvolume.VolumeCondition{
 		Abnormal: r.GetVolumeCondition().GetAbnormal(),
-		Message:  strings.ToValidUTF8(message[:min(len(message), maxMessageBytes)], ""),
+		Message:  readable(message, maxMessageBytes),
 	}
 	return stats
 }

@@ -22,8 +22,10 @@ import (
 //
 // It stays plugged in until the sandbox ends, or until its record is gone. ErrOtherUse, ErrDisabled, and errors as
 // those of Attach.
-func (s *Set) AttachRaw(ctx context.Context, container, device string) (vm.DiskAddress, error) {
-	d, _, err := s.attachDevice(ctx, container, wish{device: device}, raw)
+//
+// With readOnly the machine itself cannot write to it. ErrReadOnly: another container has it like that already.
+func (s *Set) AttachRaw(ctx context.Context, container, device string, readOnly bool) (vm.DiskAddress, error) {
+	d, _, err := s.attachDevice(ctx, container, wish{device: device, readOnly: readOnly}, raw)
 	if err != nil {
 		return vm.DiskAddress{}, fmt.Errorf("block device %s: %w", device, err)
 	}

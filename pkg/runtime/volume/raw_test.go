@@ -45,7 +45,7 @@ func TestARawDeviceIsPluggedOnceAndStaysForThePod(t *testing.T) {
 	h := newHost(t)
 	device := h.loop("v")
 	for _, c := range []string{"c1", "c2"} {
-		at, err := h.set.AttachRaw(t.Context(), c, device)
+		at, err := h.set.AttachRaw(t.Context(), c, device, false)
 		if err != nil || at.Source != "02/01" {
 			t.Errorf("%+v, %v", at, err)
 		}
@@ -72,7 +72,7 @@ func TestARawDeviceIsPluggedOnceAndStaysForThePod(t *testing.T) {
 
 func TestARawDeviceThatTheGuestNeverSawGoesAtOnce(t *testing.T) {
 	h := newHost(t)
-	if _, err := h.set.AttachRaw(t.Context(), "c1", h.loop("v")); err != nil {
+	if _, err := h.set.AttachRaw(t.Context(), "c1", h.loop("v"), false); err != nil {
 		t.Fatal(err)
 	}
 	h.detach("c1")
@@ -85,7 +85,7 @@ func TestTheRecordOfARawVolumeIsClaimedAndReleased(t *testing.T) {
 	h := newHost(t)
 	device := h.loop("v")
 	path := h.rawRecord("v", device)
-	if _, err := h.set.AttachRaw(t.Context(), "c1", device); err != nil {
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); err != nil {
 		t.Fatal(err)
 	}
 	h.state(path, 1, true)
@@ -103,7 +103,7 @@ func TestADeviceIsNeverUsedInTwoWays(t *testing.T) {
 	h := newHost(t)
 	device := h.loop("v")
 	mount := h.record("w", func(r *directvolume.Record) { r.Device = device })
-	if _, err := h.set.AttachRaw(t.Context(), "c1", device); !errors.Is(err, ErrOtherUse) || !strings.Contains(err.Error(), mount) {
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); !errors.Is(err, ErrOtherUse) || !strings.Contains(err.Error(), mount) {
 		t.Errorf("raw, while it is recorded to be mounted: %v", err)
 	}
 	if err := h.records.Remove(t.Context(), mount); err != nil {
@@ -115,7 +115,7 @@ func TestADeviceIsNeverUsedInTwoWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, err := range map[string]error{
-		"raw": func() error { _, err := h.set.AttachRaw(t.Context(), "c1", device); return err }(),
+		"raw": func() error { _, err := h.set.AttachRaw(t.Context(), "c1", device, false); return err }(),
 		"as root": func() error {
 			_, err := h.set.AttachRootfs(t.Context(), "c1", Rootfs{Device: device, FSType: "ext4"})
 			return err
@@ -128,7 +128,7 @@ func TestADeviceIsNeverUsedInTwoWays(t *testing.T) {
 	if err := h.records.Remove(t.Context(), byFile); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.set.AttachRaw(t.Context(), "c1", device); err != nil {
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); err != nil {
 		t.Fatal(err)
 	}
 	mount = h.record("x", func(r *directvolume.Record) { r.Device = device })
@@ -149,7 +149,7 @@ func TestARawVolumeOfAnotherSandboxIsRefused(t *testing.T) {
 	if _, err := h.records.Claim(t.Context(), path, "s2"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.set.AttachRaw(t.Context(), "c1", device); !errors.Is(err, directvolume.ErrClaimed) {
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); !errors.Is(err, directvolume.ErrClaimed) {
 		t.Errorf("error %v", err)
 	}
 	h.state(path, 0, false)
@@ -266,4 +266,18 @@ func readsZeros(f *os.File, into []byte) bool {
 	defer f.Close()
 	n, err := f.ReadAt(into, 0)
 	return err == nil && n == len(into) && !slices.ContainsFunc(into, func(b byte) bool { return b != 0 })
+}
+
+func TestARawDeviceThatIsToBeReadOnlyIsSoInTheMachine(t *testing.T) {
+	h := newHost(t)
+	device := h.loop("v")
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, true); err != nil {
+		t.Fatal(err)
+	}
+	if infos := h.set.List(); len(infos) != 1 || !infos[0].ReadOnly {
+		t.Errorf("plugged in %+v", infos)
+	}
+	if _, err := h.set.AttachRaw(t.Context(), "c2", device, false); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("to be written by another container: %v", err)
+	}
 }
