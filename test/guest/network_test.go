@@ -282,6 +282,11 @@ func TestAPodsInterfacesReachTheMachineAsTheyAre(t *testing.T) {
 
 	t.Run("addresses, MTU and hardware address", func(t *testing.T) {
 		links := c.must("ip addr")
+		// The kernel says a moment after the card is up that it has a carrier.
+		for end := time.Now().Add(patience); strings.Contains(links, "NO-CARRIER") && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond)
+			links = c.must("ip addr")
+		}
 		for _, want := range []string{
 			"eth0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1400", "net1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 9000",
 			pod.link("eth0").Attrs().HardwareAddr.String(), pod.link("net1").Attrs().HardwareAddr.String(),
