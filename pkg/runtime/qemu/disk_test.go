@@ -318,6 +318,11 @@ func TestEveryBlockEngineWorks(t *testing.T) {
 	for name, config := range map[string]qemu.Config{
 		"native":   {BlockAIO: "native", BlockCache: &qemu.BlockCache{}},
 		"io_uring": {BlockAIO: "io_uring", BlockCache: &qemu.BlockCache{Direct: true}, IOThread: true},
+		"no-flush": {BlockCache: &qemu.BlockCache{NoFlush: true}},
+		"scsi": {
+			BlockDriver: qemu.VirtioSCSI, BlockCache: &qemu.BlockCache{NoFlush: true}, IOThread: true,
+			KernelParams: []string{"testguest.scsi"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := strings.ReplaceAll(name, "_", "-")
@@ -326,7 +331,9 @@ func TestEveryBlockEngineWorks(t *testing.T) {
 				t.Fatal(err)
 			}
 			path := sparseFile(t, 2*mib)
-			g.plug(vm.Disk{ID: id, Path: path})
+			if address := g.plug(vm.Disk{ID: id, Path: path}); address.Driver == "scsi" {
+				g.ask(request{Do: "scan", Text: address.Source})
+			}
 			g.disk(id, true)
 			data := bytes.Repeat([]byte("12345678"), 64)
 			g.ask(request{Do: "write", Serial: id, Offset: 4096, Data: data})
