@@ -410,6 +410,30 @@ func TestAnEmptyDirStaysInItsFolderUnlessItIsToHaveADisk(t *testing.T) {
 			t.Errorf("for the second container: %v; plugged in %v", err, h.machine.plugged)
 		}
 	})
+	t.Run("whose path goes through a link", func(t *testing.T) {
+		h := newHost(t)
+		h.options.Config.Runtime.EmptyDirMode = config.EmptyDirBlock
+		s := h.create()
+		dir := h.folder(anEmptyDir)
+		root := strings.TrimSuffix(dir, anEmptyDir)
+		link := filepath.Join(t.TempDir(), "kubelet")
+		if err := os.Symlink(root, link); err != nil {
+			t.Fatal(err)
+		}
+		part, at := h.folder(anEmptyDir+"/part"), h.folder("pods/uid/volume-subpaths/cache/c1/0")
+		if err := unix.Mount(part, at, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+		for id, source := range map[string]string{"c1": "pods/uid/volume-subpaths/cache/c1/0", "c2": anEmptyDir} {
+			if err := s.CreateContainer(t.Context(), h.container(id, bind(filepath.Join(link, source), "/cache"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(h.machine.plugged) != 1 || len(s.state.emptyDirs()) != 1 {
+			t.Errorf("plugged in %v for %v", h.machine.plugged, s.state.emptyDirs())
+		}
+	})
 	t.Run("that somebody has recorded as another volume", func(t *testing.T) {
 		h := newHost(t)
 		h.options.Config.Runtime.EmptyDirMode = config.EmptyDirBlock

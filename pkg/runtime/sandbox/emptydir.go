@@ -29,6 +29,10 @@ func (s *Sandbox) prepareEmptyDir(ctx context.Context, source string) error {
 	if err != nil || dir == "" {
 		return err
 	}
+	// One name for each folder, wherever kubelet's own is a link to: a part of it is known by another than the whole.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return fmt.Errorf("emptyDir: %w", err)
+	}
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {
 		return fmt.Errorf("emptyDir %s: %w", dir, err)
