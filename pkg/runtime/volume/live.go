@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -125,7 +126,8 @@ func statsOf(r *agentproto.VolumeStatsResponse) directvolume.VolumeStats {
 	return stats
 }
 
-// lookup finds a disk by the host device, as the record names it or by another name of the same device.
+// lookup finds a disk by the host device, as the record names it or by another name of the same device: of a loop device
+// its file is one.
 func (s *Set) lookup(device string) (*disk, error) {
 	id, _, err := identify(device)
 	if err != nil {
@@ -134,6 +136,14 @@ func (s *Set) lookup(device string) (*disk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d, ok := s.disks[id]
+	for other, loop := range s.disks {
+		if ok || unix.Major(other.rdev) != loopMajor {
+			continue
+		}
+		if file, isLoop := fileOfLoop(loop.device); isLoop && file == id {
+			d, ok = loop, true
+		}
+	}
 	if !ok || d.kind == rootfs {
 		return nil, fmt.Errorf("mount %s %w", device, ErrUnknown)
 	}

@@ -281,3 +281,20 @@ func TestARawDeviceThatIsToBeReadOnlyIsSoInTheMachine(t *testing.T) {
 		t.Errorf("to be written by another container: %v", err)
 	}
 }
+
+func TestARawVolumeIsFoundByTheFileOfItsLoopDevice(t *testing.T) {
+	h := newHost(t)
+	device := h.loop("v")
+	path := h.rawRecord("v", h.device("v"))
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); err != nil {
+		t.Fatal(err)
+	}
+	h.state(path, 1, true)
+	stats, err := h.set.Stats(t.Context(), h.device("v"))
+	if err != nil || len(stats.Usage) != 1 || stats.Usage[0].Total != 1<<20 {
+		t.Errorf("%+v, %v", stats, err)
+	}
+	if _, err := h.set.Stats(t.Context(), h.loop("other")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("of another device: %v", err)
+	}
+}
