@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,11 +30,15 @@ func fileOfLoop(device string) (identity, bool) {
 	return identity{dev: status.Device, ino: status.Inode}, true
 }
 
-// checkLoops refuses an image file that the host uses through a loop device: mounted there, or in another machine.
-// QEMU's lock on the file says nothing of that.
+// checkLoops refuses an image file that the host uses through a loop device: mounted there, or in another machine; and a
+// loop device whose file a machine has. QEMU's lock on the file says nothing of the one, and the exclusive open of a block
+// device nothing of the other.
 func checkLoops(id identity) error {
+	if unix.Major(id.rdev) == loopMajor {
+		return checkFileOf(id)
+	}
 	if id.rdev != 0 {
-		return nil // a block device is opened exclusively
+		return nil
 	}
 	loops, err := filepath.Glob("/sys/block/loop*/loop")
 	if err != nil {
@@ -54,6 +59,28 @@ func checkLoops(id identity) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", directvolume.ErrDevice, err)
 		}
+	}
+	return nil
+}
+
+// checkFileOf refuses a loop device whose file a machine has open by its own name.
+func checkFileOf(loop identity) error {
+	path, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/loop/backing_file", unix.Major(loop.rdev), unix.Minor(loop.rdev)))
+	if err != nil {
+		return nil // it has none
+	}
+	f, err := os.OpenFile(strings.TrimSuffix(string(path), "\n"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil // by this name nobody has it
+	}
+	defer f.Close()
+	// The bytes by whose locks QEMUs know of each other: from 100 on what one does, from 200 on what others must not.
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: 100, Len: 200}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
+		return fmt.Errorf("%w: who has %s: %w", directvolume.ErrDevice, f.Name(), err)
+	}
+	if lock.Type != unix.F_UNLCK {
+		return fmt.Errorf("%w: a machine has its file %s", vm.ErrInUse, f.Name())
 	}
 	return nil
 }

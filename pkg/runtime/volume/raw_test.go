@@ -298,3 +298,28 @@ func TestARawVolumeIsFoundByTheFileOfItsLoopDevice(t *testing.T) {
 		t.Errorf("of another device: %v", err)
 	}
 }
+
+func TestALoopDeviceWhoseFileAMachineHasIsRefused(t *testing.T) {
+	h := newHost(t)
+	device := h.loop("v")
+	file, err := os.OpenFile(h.device("v"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := unix.Flock_t{Type: unix.F_RDLCK, Start: 101, Len: 1} // as QEMU's, for writing
+	if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); !errors.Is(err, vm.ErrInUse) {
+		t.Errorf("raw: %v", err)
+	}
+	path := h.record("w", func(r *directvolume.Record) { r.Device = device })
+	if _, err := h.set.Attach(t.Context(), "c1", path); !errors.Is(err, vm.ErrInUse) {
+		t.Errorf("mounted: %v", err)
+	}
+	h.state(path, 0, false)
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.attach("c1", path)
+}
