@@ -56,7 +56,9 @@ func arguments(c Config, fds inherited) []string {
 
 // board is processor and memory.
 func (c Config) board() []string {
-	machine, cpu := "q35", "max"
+	// The emulator copies a byte at a time where a processor says that it is fast at strings of bytes (ERMS, FSRM), and
+	// eight where it does not: what a container writes then arrives three times as fast.
+	machine, cpu := "q35", "max,-erms,-fsrm"
 	accel := "tcg,thread=multi"
 	if c.Accel == AccelKVM {
 		accel, cpu = "kvm", "host"
