@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -135,18 +136,34 @@ func RemoveEphemeral(ctx context.Context, records *directvolume.Store, dir strin
 	return nil
 }
 
-// checkNoFiles looks for anything but folders.
+// checkNoFiles looks for anything but folders. A pod may have filled them with any number of files.
 func checkNoFiles(dir string) error {
-	seen := 0
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if seen++; !entry.IsDir() || seen > maxFolders {
+	left := maxFolders
+	return onlyFolders(dir, &left)
+}
+
+func onlyFolders(dir string, left *int) error {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(*left + 1)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		if *left--; !entry.IsDir() || *left < 0 {
 			return fmt.Errorf("%w: %s", ErrNotEmpty, path)
 		}
-		return nil
-	})
+		if err := onlyFolders(path, left); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ephemeral reports whether the record is of an emptyDir, which lives and dies with the sandbox.

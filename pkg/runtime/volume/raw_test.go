@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -322,4 +323,26 @@ func TestALoopDeviceWhoseFileAMachineHasIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.attach("c1", path)
+}
+
+func TestOnlyFoldersDoNotMakeAnEmptyDirAUsedOne(t *testing.T) {
+	h := newHost(t)
+	dir := h.folder("cache")
+	for i := range 500 {
+		h.folder(fmt.Sprintf("cache/%d/part", i))
+	}
+	if err := checkNoFiles(dir); err != nil {
+		t.Errorf("%d folders: %v", maxFolders, err)
+	}
+	h.folder("cache/0/part/more")
+	if err := checkNoFiles(dir); !errors.Is(err, ErrNotEmpty) {
+		t.Errorf("one more: %v", err)
+	}
+	dir = h.folder("deep")
+	if err := errors.Join(os.MkdirAll(dir+"/a/b", 0o755), os.WriteFile(dir+"/a/b/file", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkNoFiles(dir); !errors.Is(err, ErrNotEmpty) || !strings.Contains(err.Error(), "a/b/file") {
+		t.Errorf("a file in them: %v", err)
+	}
 }
