@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -80,13 +81,19 @@ func (c *consoles) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		c.log.Info("debug console closed")
 	}()
-	conn, err := upgrade(w)
+	conn, raw, err := upgrade(w)
 	if err != nil {
 		c.log.Warn("debug console", "error", err)
 		return
 	}
 	defer conn.Close()
-	serveConsole(r.Context(), conn, open)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		defer cancel()
+		awaitHangUp(ctx, raw)
+	}()
+	serveConsole(ctx, conn, open)
 }
 
 func consoleStatus(err error) int {
@@ -100,19 +107,19 @@ func consoleStatus(err error) int {
 }
 
 // upgrade takes the connection out of HTTP.
-func upgrade(w http.ResponseWriter) (*console.Conn, error) {
+func upgrade(w http.ResponseWriter) (*console.Conn, net.Conn, error) {
 	raw, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return nil, fmt.Errorf("upgrade: %w", err)
+		return nil, nil, fmt.Errorf("upgrade: %w", err)
 	}
 	err = raw.SetDeadline(time.Time{})
 	if err == nil {
 		_, err = fmt.Fprintf(raw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", console.Protocol)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("upgrade: %w", err), raw.Close())
+		return nil, nil, errors.Join(fmt.Errorf("upgrade: %w", err), raw.Close())
 	}
-	return console.NewConn(raw, buffered.Reader), nil
+	return console.NewConn(raw, buffered.Reader), raw, nil
 }
 
 // serveConsole carries everything both ways until the program has ended, the tool has hung up, or ctx ends with the

@@ -114,6 +114,25 @@ func TestAToolThatHangsUpEndsItsProgram(t *testing.T) {
 	p.isClosed(t)
 }
 
+func TestAToolThatHangsUpEndsAProgramThatDoesNotRead(t *testing.T) {
+	p := newProgram() // nobody reads what it prints, so it reads no further
+	p.out, _ = io.Pipe()
+	_, sandboxes := serve(t, &sandbox{console: p})
+	conn, err := console.Dial(t.Context(), sandboxes.SocketPath("s1"), console.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- conn.Send(console.Stdin, make([]byte, 8<<20)) }()
+	select {
+	case err := <-sent:
+		t.Fatalf("all of it went somewhere: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	conn.Close()
+	p.isClosed(t)
+}
+
 func TestConsolesLeaveRoomForOthersAndEndWithTheServer(t *testing.T) {
 	b := &sandbox{device: "/dev/v"}
 	path := filepath.Join(t.TempDir(), "s")
