@@ -51,6 +51,7 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 	if r.fstype == "" {
 		return nil, fmt.Errorf("%w: no file system type", ErrRequest)
 	}
+	ending := m.ending() // before anything is mounted that the sandbox's end would wait for
 	if r.mount.Bind {
 		// Some CSI drivers record the flags of a host mount.
 		slog.Warn("bind is no option for a device, and ignored", "mount_point", r.mountPoint)
@@ -93,7 +94,7 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 		}
 	}
 	if r.group != nil {
-		if err := m.handOver(ctx, v, r.group); err != nil {
+		if err := m.handOver(ctx, ending, v, r.group); err != nil {
 			return nil, err
 		}
 	}

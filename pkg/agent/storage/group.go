@@ -40,14 +40,13 @@ type handedOver struct {
 // handOver hands a volume that was just mounted to a group. A large volume
 // takes longer than a shim waits; so the work goes on without the caller, and
 // the next one, who asks for the same, finds it done. Only the sandbox's end
-// cuts it short.
-func (m *Mounts) handOver(ctx context.Context, v *Volume, group *agentproto.FSGroup) error {
+// cuts it short: ending is done then.
+func (m *Mounts) handOver(ctx, ending context.Context, v *Volume, group *agentproto.FSGroup) error {
 	done := handedOver{group: group.GetGroupId()}
 	done.sequence, _ = v.disk.Sequence() // 0 where the kernel does not count disks
 	m.mu.Lock()
 	earlier, ok := m.handed[v.mountPoint]
 	delete(m.handed, v.mountPoint) // whoever gets the volume now may change it
-	ending := m.ending()
 	m.mu.Unlock()
 	if ok && earlier == done && done.sequence != 0 {
 		return nil

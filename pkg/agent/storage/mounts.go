@@ -193,8 +193,10 @@ func (m *Mounts) ReleaseAll(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// ending returns a context that ends when the sandbox does. The caller holds mu.
+// ending returns a context that ends when the sandbox does.
 func (m *Mounts) ending() context.Context {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.end == nil {
 		m.end, m.doEnd = context.WithCancel(context.Background())
 	}
@@ -205,9 +207,10 @@ func (m *Mounts) ending() context.Context {
 func (m *Mounts) cutShort() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ending()
-	m.doEnd()
-	m.end = nil
+	if m.end != nil {
+		m.doEnd()
+		m.end = nil
+	}
 }
 
 func (m *Mounts) mountPoints() []string {
