@@ -16,7 +16,7 @@ func TestAContainerThatIsStillBeingMadeIsRemovedWhenItIsMade(t *testing.T) {
 	created := make(chan error, 1)
 	go func() { created <- m.tryCreate(t.Context(), c.id, spec("exec sleep 1000000")) }()
 	err := c.remove()
-	for agentclient.IsCode(err, codes.InvalidArgument) { // the agent has not begun with it yet
+	for agentclient.IsCode(err, codes.InvalidArgument) && len(created) == 0 { // the agent has not begun with it yet
 		err = c.remove()
 	}
 	if err != nil {

@@ -151,11 +151,13 @@ func (c *Container) Remove(ctx context.Context) error {
 	if _, err := c.init.Wait(ctx); err != nil {
 		return fmt.Errorf("remove container %s: its first process does not end: %w", c.ID, err)
 	}
+	// Who has crun make a pause container after all has the lock meanwhile, and
+	// what crun has made by then is deleted here.
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err := c.runtime.delete(ctx, c.ID); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.removed = true
 	c.pinned.release()
 	c.pinned = nil

@@ -94,7 +94,7 @@ func (c *Container) openMessage() (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return root.OpenFile(strings.TrimPrefix(below, "/"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	return root.OpenFile(strings.TrimPrefix(below, "/"), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 }
 
 // within returns where below dir the path p is.
