@@ -39,9 +39,12 @@ type Mounts struct {
 // entry is one mount point. Whoever works on it holds its turn; different
 // mount points never wait for each other.
 type entry struct {
-	turn chan struct{}
+	mounts     *Mounts
+	mountPoint string
+	turn       chan struct{}
+	wanted     int // by how many, the one whose turn it is among them; guarded by mounts.mu
 
-	// Guarded by turn.
+	// Guarded by turn; nobody changes them while nobody wants it.
 	users  int
 	shared bool // stays until ReleaseAll
 	part   bool // of a volume, which it holds
@@ -57,19 +60,34 @@ func (m *Mounts) acquire(ctx context.Context, mountPoint string) (*entry, error)
 	}
 	e := m.entries[mountPoint]
 	if e == nil {
-		e = &entry{turn: make(chan struct{}, 1)}
+		e = &entry{mounts: m, mountPoint: mountPoint, turn: make(chan struct{}, 1)}
 		m.entries[mountPoint] = e
 	}
+	e.wanted++
 	m.mu.Unlock()
 	select {
 	case e.turn <- struct{}{}:
 		return e, nil
 	case <-ctx.Done():
+		e.leave()
 		return nil, fmt.Errorf("storage at %s is being worked on: %w", mountPoint, ctx.Err())
 	}
 }
 
-func (e *entry) release() { <-e.turn }
+func (e *entry) release() {
+	<-e.turn
+	e.leave()
+}
+
+// leave forgets a mount point at which there is nothing and that nobody works
+// on: parts of volumes have one for each container that there ever was.
+func (e *entry) leave() {
+	e.mounts.mu.Lock()
+	defer e.mounts.mu.Unlock()
+	if e.wanted--; e.wanted == 0 && e.users == 0 {
+		delete(e.mounts.entries, e.mountPoint)
+	}
+}
 
 // Add makes the storage available at its mount point, or counts one user more
 // if it already is; what a later user asks for beyond the mount point is not

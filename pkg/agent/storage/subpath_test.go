@@ -54,6 +54,10 @@ func TestAMissingPartOfAVolumeIsMadeLikeItsRoot(t *testing.T) {
 		t.Error("still mounted")
 	}
 	r.release(v) // and the volume is free
+	// A container that is made again and again has another place each time.
+	if known := r.mountPoints(); len(known) != 0 {
+		t.Errorf("remembered although nothing is there: %v", known)
+	}
 }
 
 func TestAPartOfAReadOnlyVolumeHasToBeThere(t *testing.T) {
@@ -121,6 +125,9 @@ func TestNoPartLeadsOutOfTheVolume(t *testing.T) {
 		if _, err := os.Lstat(p.MountPoint); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%q has left its mount point: %v", inside, err)
 		}
+	}
+	if known := r.mountPoints(); len(known) != 1 {
+		t.Errorf("remembered beside the volume: %v", known)
 	}
 	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
 		t.Errorf("made outside: %v, %v", left, err)
