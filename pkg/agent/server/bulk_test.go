@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// percent is the collector's setting.
-func percent() int {
+// percent is the collector's setting. It can be read only by changing it,
+// which must not fall together with the end.
+func (b *bulk) percent() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	now := debug.SetGCPercent(100)
 	debug.SetGCPercent(now)
 	return now
@@ -17,23 +20,24 @@ func TestTheHeapMayGrowWhileMuchOutputFlowsAndNoLonger(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(37))
 	var b bulk
 	b.saw(100)
-	if got := percent(); got != 37 {
+	if got := b.percent(); got != 37 {
 		t.Errorf("after a small read it is %d", got)
 	}
 	b.saw(bulkBytes)
-	b.saw(bulkBytes)
-	if got := percent(); got != bulkPercent {
+	b.over.Reset(time.Hour) // however slow this test is
+	if got := b.percent(); got != bulkPercent {
 		t.Errorf("after large reads it is %d", got)
 	}
-	for deadline := time.Now().Add(20 * bulkPause); percent() != 37; time.Sleep(10 * time.Millisecond) {
+	b.saw(bulkBytes)
+	for deadline := time.Now().Add(20 * bulkPause); b.percent() != 37; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("it stays at %d", percent())
+			t.Fatalf("it stays at %d", b.percent())
 		}
 	}
 	b.end() // once more than begun
 	b.saw(bulkBytes)
 	b.end()
-	if got := percent(); got != 37 {
+	if got := b.percent(); got != 37 {
 		t.Errorf("after the second time it is %d", got)
 	}
 }
