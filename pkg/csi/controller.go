@@ -196,9 +196,10 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 	}
 	fsType := params.fsType
 	if len(r.GetVolumeCapabilities()) > 0 {
+		// What cannot be made is an error, not a capacity of 0: external-provisioner waits for capacity without a word,
+		// but goes on after an error, and then the claim has an event with the reason.
 		if _, fsType, err = parseClass(r.GetParameters(), r.GetVolumeCapabilities()); err != nil {
-			c.log.DebugContext(ctx, "no capacity for what cannot be made", "error", err)
-			return &csi.GetCapacityResponse{}, nil
+			return nil, err
 		}
 	}
 	if fsType == "" {

@@ -195,9 +195,6 @@ func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
 		"xfs":        {&csi.GetCapacityRequest{Parameters: map[string]string{parameterFSType: "xfs"}}, true, 300 << 20},
 		"xfs by cap": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("xfs"))}}, true, 300 << 20},
 		"elsewhere":  {&csi.GetCapacityRequest{AccessibleTopology: elsewhere}, false, 0},
-		"many nodes": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{
-			capability(withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)),
-		}}, false, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -210,6 +207,12 @@ func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
 	}
 	_, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"colour": "red"}})
 	refused(t, err, codes.InvalidArgument, "colour")
+	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("btrfs"))}})
+	refused(t, err, codes.InvalidArgument, "btrfs")
+	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{
+		capability(withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)),
+	}})
+	refused(t, err, codes.InvalidArgument, "MULTI_NODE_MULTI_WRITER")
 	before, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
 	must(t, err)
 	h.create("pvc")
