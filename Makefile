@@ -91,7 +91,7 @@ $(CONTAINERD1_DIR)/.complete:
 	@touch $@
 
 $(CONTAINERD2_DIR)/.complete: hack/containerd/go.mod
-	@echo "containerd $(CONTAINERD2): building from its Go module (a minute or two)"
+	@echo "containerd $(CONTAINERD2): building from its Go module (the first time takes a minute or two)"
 	@mkdir -p $(@D)
 	@CGO_ENABLED=0 go build -C hack/containerd -mod=readonly -trimpath \
 	  -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD2)' -o $(@D)/ tool
@@ -105,7 +105,7 @@ KUBERNETES_BUILD = CGO_ENABLED=0 go $(1) -C hack/kubernetes -mod=readonly -trimp
   -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES)))'
 
 $(KUBERNETES_DIR)/.complete: hack/kubernetes/go.mod
-	@echo "Kubernetes $(KUBERNETES), etcd and the CSI sidecars: building from their Go modules (5 minutes on two processors)"
+	@echo "Kubernetes $(KUBERNETES), etcd and the CSI sidecars: building from their Go modules (the first time takes 5 minutes on two processors)"
 	@mkdir -p $(@D)
 	@$(call KUBERNETES_BUILD,build) go.etcd.io/etcd/server/v3 github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner \
 	  github.com/kubernetes-csi/external-resizer/cmd/csi-resizer \
@@ -114,7 +114,7 @@ $(KUBERNETES_DIR)/.complete: hack/kubernetes/go.mod
 	@touch $@
 
 $(KUBERNETES_DIR)/.suite-complete: hack/kubernetes/go.mod
-	@echo "Kubernetes' test suite $(KUBERNETES): building from its Go module (4 minutes on two processors)"
+	@echo "Kubernetes' test suite $(KUBERNETES): building from its Go module (the first time takes 4 minutes on two processors)"
 	@mkdir -p $(@D)
 	@$(call KUBERNETES_BUILD,test) -c k8s.io/kubernetes/test/e2e
 	@$(call KUBERNETES_BUILD,build) github.com/onsi/ginkgo/v2/ginkgo $(addprefix k8s.io/kubernetes/test/images/,agnhost nonewprivs)

@@ -50,6 +50,8 @@ type Options struct {
 	DefaultHandler string
 	// Images are what the registry has, by name. PauseImage must be one of them.
 	Images map[string]v1.Image
+	// DebugConsole lets "katadirect exec" into the machines. Guest needs a shell for it.
+	DebugConsole bool
 	// Progress, if not nil, is told in a few words what has been done.
 	Progress func(string)
 }
@@ -92,7 +94,7 @@ func Open(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		DefaultHandler: opts.DefaultHandler,
 		Network:        podNetwork, Registry: registryAddr, SandboxImage: PauseImage,
 		Handlers: []lab.Handler{{
-			Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts.Guest),
+			Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts),
 		}},
 	})
 	if err != nil {
@@ -143,6 +145,9 @@ func (c *Cluster) Program(name string) string { return filepath.Join(c.programs,
 // Dir is where everything of the cluster is kept, logs and the run's files. It goes with the cluster.
 func (c *Cluster) Dir() string { return c.lab.Dir }
 
+// InitPID is the process id of the first process in the cluster's namespaces: lab.Enter takes it.
+func (c *Cluster) InitPID() int { return c.lab.InitPID() }
+
 // path is a file below Dir.
 func (c *Cluster) path(elem ...string) string {
 	return filepath.Join(append([]string{c.lab.Dir}, elem...)...)
@@ -150,7 +155,7 @@ func (c *Cluster) path(elem ...string) string {
 
 // shimConfig is Kata's configuration.toml with what differs from its defaults: small machines, our guest, and a kind of
 // network interface that a privileged pod of Kubernetes' suite makes.
-func shimConfig(image guestimage.Image) string {
+func shimConfig(opts Options) string {
 	return fmt.Sprintf(`[hypervisor.qemu]
 kernel = %q
 initrd = %q
@@ -159,7 +164,8 @@ default_vcpus = 1
 
 [agent.kata]
 kernel_modules = ["dummy numdummies=0"]
-`, image.Kernel, image.Initrd)
+debug_console_enabled = %t
+`, opts.Guest.Kernel, opts.Guest.Initrd, opts.DebugConsole)
 }
 
 // Close removes the pods, ends every process and puts the host's settings back. It returns what

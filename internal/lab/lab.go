@@ -153,6 +153,9 @@ func (l *Lab) Watch(dir string, stays ...string) {
 	}
 }
 
+// InitPID is the process id, on the host, of the lab's first process. Enter takes it.
+func (l *Lab) InitPID() int { return l.ns.init.Process.Pid }
+
 // CRI is containerd's runtime service.
 func (l *Lab) CRI() *CRI { return l.cri }
 

@@ -70,28 +70,40 @@ func newNamespace(ctx context.Context, dir string, env []string) (_ *namespace, 
 	if said != initReady {
 		return nil, fmt.Errorf("set up the lab's namespaces: init said %q", strings.TrimSpace(said))
 	}
-	return n, n.open()
+	return n, n.open(cmd.Process.Pid)
 }
 
-func (n *namespace) open() error {
+// open opens the namespaces whose init has that process id.
+func (n *namespace) open(init int) error {
 	for _, kind := range []string{"mnt", "pid", "net", "ipc", "uts"} {
-		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", n.init.Process.Pid, kind))
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", init, kind))
 		if err != nil {
 			return err
 		}
 		n.ns[kind] = f
 	}
 	var err error
-	if n.root, err = os.Open(fmt.Sprintf("/proc/%d/root", n.init.Process.Pid)); err != nil {
+	if n.root, err = os.Open(fmt.Sprintf("/proc/%d/root", init)); err != nil {
 		return err
 	}
-	n.procID, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", n.init.Process.Pid))
+	n.procID, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", init))
 	return err
 }
 
 // path is how a file of the lab is reached from outside of its mount namespace.
 func (n *namespace) path(inside string) string {
 	return filepath.Join("/proc", strconv.Itoa(n.init.Process.Pid), "root", inside)
+}
+
+// Enter starts cmd inside the lab whose init has that process id, and which another program may have opened. The
+// caller waits for it.
+func Enter(init int, cmd *exec.Cmd) error {
+	n := &namespace{ns: map[string]*os.File{}}
+	defer n.closeFiles()
+	if err := n.open(init); err != nil {
+		return err
+	}
+	return n.start(cmd)
 }
 
 // start starts cmd inside the namespaces. The process is our child; its file descriptors are as cmd says.
@@ -153,14 +165,18 @@ func isZombie(pid int) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// close ends every process of the namespaces and returns when they are gone.
-func (n *namespace) close(ctx context.Context) error {
+func (n *namespace) closeFiles() {
 	for _, f := range n.ns {
 		_ = f.Close()
 	}
 	if n.root != nil {
 		_ = n.root.Close()
 	}
+}
+
+// close ends every process of the namespaces and returns when they are gone.
+func (n *namespace) close(ctx context.Context) error {
+	n.closeFiles()
 	_ = n.alive.Close()
 	select {
 	case <-n.ended:

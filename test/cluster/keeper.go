@@ -46,6 +46,7 @@ func up(ctx context.Context, s *state) error {
 		return err
 	}
 	keeper := exec.Command("/proc/self/exe", keepCommand)
+	keeper.Args[0] = os.Args[0] // for ps
 	keeper.Stdout, keeper.Stderr, keeper.ExtraFiles = log, log, []*os.File{toUs}
 	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	start := time.Now()
@@ -103,7 +104,7 @@ func open(ctx context.Context, s *state, progress io.Writer) (*cluster.Cluster, 
 		return nil, err
 	}
 	guest, err := guestimage.Build(ctx, guestimage.Options{
-		Output: filepath.Join(s.dir, "guest"), AgentPath: filepath.Join(binDir, "agent"),
+		Output: filepath.Join(s.dir, "guest"), AgentPath: filepath.Join(binDir, "agent"), Debug: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("build what machines boot: %w", err)
@@ -117,7 +118,7 @@ func open(ctx context.Context, s *state, progress io.Writer) (*cluster.Cluster, 
 		return nil, err
 	}
 	return cluster.Open(ctx, cluster.Options{
-		BinDir: binDir, Guest: guest, Images: all,
+		BinDir: binDir, Guest: guest, Images: all, DebugConsole: true,
 		DefaultHandler: os.Getenv("KATADIRECT_CLUSTER_DEFAULT_HANDLER"),
 		Progress:       func(done string) { fmt.Fprintln(progress, done) },
 	})
@@ -131,7 +132,7 @@ func publish(s *state, c *cluster.Cluster) error {
 	}
 	return errors.Join(
 		os.WriteFile(s.kubeconfig(), kubeconfig, 0o600),
-		s.write(info{PID: os.Getpid(), Dir: c.Dir(), Programs: c.Program(""), Registry: c.Registry()}))
+		s.write(info{PID: os.Getpid(), Init: c.InitPID(), Dir: c.Dir(), Programs: c.Program(""), Registry: c.Registry()}))
 }
 
 // down ends the keeper and says what it left, which is nothing.

@@ -3,6 +3,7 @@
 //	cluster up      start it and return; nothing happens if it runs
 //	cluster down    stop it and remove every trace
 //	cluster status  say whether it runs, and how to use it
+//	cluster run     run a command inside the cluster's namespaces, where the node's /run and processes are
 //	cluster push    put images from archives of "docker save" into its registry
 //
 // The cluster itself is internal/cluster; this program says where its state is (out/cluster) and keeps one process,
@@ -11,8 +12,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -23,7 +26,11 @@ func main() {
 	lab.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	err := run(ctx, os.Args[1:])
+	if inside, ok := errors.AsType[*exec.ExitError](err); ok && inside.Exited() {
+		os.Exit(inside.ExitCode()) // of "run": the command has said why
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
 		os.Exit(1)
 	}
@@ -47,8 +54,10 @@ func run(ctx context.Context, args []string) error {
 		return down(ctx, s)
 	case "status":
 		return status(s)
+	case "run":
+		return runInside(s, args[1:])
 	case "push":
 		return push(ctx, s, args[1:])
 	}
-	return fmt.Errorf("%q is no command; there are up, down, status and push FILE", command)
+	return fmt.Errorf("%q is no command; there are up, down, status, run COMMAND and push FILE", command)
 }

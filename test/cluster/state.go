@@ -19,6 +19,8 @@ type state struct{ dir string }
 type info struct {
 	// PID is the keeper's.
 	PID int `json:"pid"`
+	// Init is the first process in the cluster's namespaces.
+	Init int `json:"init"`
 	// Dir holds logs and everything else of the run.
 	Dir string `json:"dir"`
 	// Registry is where images can be pushed to.
