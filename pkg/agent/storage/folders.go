@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -78,7 +79,10 @@ func (d directoryOptions) apply(path string) error {
 }
 
 // mountEphemeral mounts memory: tmpfs, or huge pages.
-func mountEphemeral(r request) error {
+func mountEphemeral(ctx context.Context, r request) (err error) {
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+
 	fstype := r.fstype
 	if fstype == "" {
 		fstype = "tmpfs"
@@ -87,7 +91,7 @@ func mountEphemeral(r request) error {
 		return fmt.Errorf("%w: ephemeral storage of type %q", ErrRequest, fstype)
 	}
 	if fstype == "hugetlbfs" {
-		if err := reserveHugePages(r.mount.Data); err != nil {
+		if err := reserveHugePages(&undo, r.mount.Data); err != nil {
 			return err
 		}
 	}

@@ -1,12 +1,15 @@
 package storage
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/katadirect/katadirect/internal/rollback"
 )
 
 // hugePages is where the kernel keeps its pools of huge pages, one folder for each size.
@@ -18,7 +21,7 @@ var hugePagesMu sync.Mutex
 // reserveHugePages grows the machine's pool of huge pages by what a file system of them may hold. data are its mount
 // options, "pagesize=2097152,size=4194304" for instance, both in bytes as Kata's shims send them. Without a size
 // nothing is reserved.
-func reserveHugePages(data string) error {
+func reserveHugePages(undo *rollback.Stack, data string) error {
 	page, size := int64(0), int64(0)
 	for _, option := range strings.Split(data, ",") {
 		key, value, _ := strings.Cut(option, "=")
@@ -45,7 +48,7 @@ func reserveHugePages(data string) error {
 	if err != nil {
 		return err
 	}
-	wanted := before + (size+page-1)/page
+	wanted := before + (size-1)/page + 1
 	if err := os.WriteFile(pool, strconv.AppendInt(nil, wanted, 10), 0); err != nil {
 		return fmt.Errorf("reserve huge pages: %w", err)
 	}
@@ -55,7 +58,19 @@ func reserveHugePages(data string) error {
 		return fmt.Errorf("the guest has room for %d of %d pages of %d bytes: give the machine more memory (default_memory): %w",
 			got-before, wanted-before, page, ErrNoMemory)
 	}
+	undo.Push("give the huge pages back", func(context.Context) error { return shrinkPool(pool, wanted-before) })
 	return nil
+}
+
+// shrinkPool takes that many pages out of a pool again.
+func shrinkPool(pool string, pages int64) error {
+	hugePagesMu.Lock()
+	defer hugePagesMu.Unlock()
+	now, err := readNumber(pool)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(pool, strconv.AppendInt(nil, max(0, now-pages), 10), 0)
 }
 
 func readNumber(file string) (int64, error) {

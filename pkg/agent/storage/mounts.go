@@ -143,7 +143,7 @@ func (m *Mounts) mount(ctx context.Context, r request) (v *Volume, w *mirror.Mir
 	case "virtio-fs":
 		err = m.mountShare(r)
 	case "ephemeral":
-		err = mountEphemeral(r)
+		err = mountEphemeral(ctx, r)
 	case "local":
 		err = makeLocal(r)
 	case "bind":

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agent/mirror"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
@@ -104,11 +105,21 @@ func TestHugePagesAreReservedOrRefused(t *testing.T) {
 		{"pagesize=2097152,size=-1", ErrRequest, "6"},
 		{"pagesize=2M,size=1", ErrRequest, "6"},
 	} {
-		if err := reserveHugePages(tc.options); !errors.Is(err, tc.err) {
+		if err := reserveHugePages(&rollback.Stack{}, tc.options); !errors.Is(err, tc.err) {
 			t.Errorf("%s: %v, want %v", tc.options, err, tc.err)
 		}
 		if got, err := os.ReadFile(pool); err != nil || string(got) != tc.want {
 			t.Errorf("%s: the pool has %q, %v; want %s", tc.options, got, err, tc.want)
 		}
+	}
+	// A container whose memory cannot be mounted is tried again and again.
+	r := newRig(t)
+	s := &agentproto.Storage{Driver: "ephemeral", Source: "nodev", Fstype: "hugetlbfs", MountPoint: filepath.Join(r.dir, "huge"),
+		Options: []string{"pagesize=2097152", "size=4194304", "nonsense=1"}}
+	if err := r.Add(t.Context(), s); err == nil {
+		t.Error("mounted with an option that there is not")
+	}
+	if got, err := os.ReadFile(pool); err != nil || string(got) != "6" {
+		t.Errorf("after a mount that failed the pool has %q, %v; want 6", got, err)
 	}
 }
