@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/containerd/ttrpc"
@@ -61,23 +62,12 @@ func (health) Version(context.Context, *agentproto.CheckRequest) (*agentproto.Ve
 	return &agentproto.VersionCheckResponse{}, nil
 }
 
-// protoc writes its own version into what it makes, so the comparison is made
-// only where the protoc is the one that made the committed files.
+// compiler is where protoc writes its own version into what it makes.
+var compiler = regexp.MustCompile(`(?m)^//\s+protoc\s+v.*$`)
+
 func TestGeneratedCodeIsCurrent(t *testing.T) {
-	protoc, err := exec.LookPath("protoc")
-	if err != nil {
-		t.Skip("protoc is not installed (Debian: protobuf-compiler)")
-	}
-	version, err := exec.Command(protoc, "--version").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	committed, err := os.ReadFile("agent.pb.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if number := bytes.TrimSpace(bytes.TrimPrefix(version, []byte("libprotoc "))); !bytes.Contains(committed, append([]byte("v"), number...)) {
-		t.Skipf("protoc %s is not the one that made the committed files", number)
+	if _, err := exec.LookPath("protoc"); err != nil {
+		t.Fatalf("%v (Debian: protobuf-compiler; hack/setup.sh installs it)", err)
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command("../../hack/generate.sh", dir).CombinedOutput(); err != nil {
@@ -93,7 +83,7 @@ func TestGeneratedCodeIsCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(filepath.Base(name))
-		if err != nil || !bytes.Equal(got, want) {
+		if err != nil || !bytes.Equal(compiler.ReplaceAll(got, nil), compiler.ReplaceAll(want, nil)) {
 			t.Errorf("%s is out of date; run hack/generate.sh (%v)", filepath.Base(name), err)
 		}
 	}

@@ -169,7 +169,7 @@ func TestCommandLineReachesTheAgent(t *testing.T) {
 		Driver: "blk", Source: "02/1d", Fstype: "ext4", MountPoint: "/run/kata-containers/sandbox/storage/none",
 	})
 	wantCode(t, err, codes.DeadlineExceeded)
-	if took := time.Since(began); took > 4*time.Second {
+	if took := time.Since(began); took > 9*time.Second { // the agent's own is 10
 		t.Errorf("it took %v, allowed was 1 s", took)
 	}
 }
