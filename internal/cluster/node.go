@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -35,10 +36,17 @@ func (c *Cluster) prepareNode(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		_, services, err := net.ParseCIDR(serviceCIDR)
+		if err != nil {
+			return err
+		}
 		for _, step := range []func() error{
 			func() error { return netlink.LinkAdd(link) },
 			func() error { return netlink.AddrAdd(link, addr) },
 			func() error { return netlink.LinkSetUp(link) },
+			// kube-proxy gives what the node itself sends to a service another destination, but not before a route for
+			// the service's own address has been found.
+			func() error { return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Dst: services}) },
 		} {
 			if err := step(); err != nil {
 				return err
