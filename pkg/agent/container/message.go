@@ -78,7 +78,7 @@ func (c *Container) openMessage() (*os.File, error) {
 		}
 		mounted = m.Destination
 		switch {
-		case m.Type != "bind":
+		case !isBind(m):
 			dir = "" // its content is gone with the container's mounts
 		case rest == "":
 			dir, below = path.Dir(m.Source), path.Base(m.Source)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func TestTerminationMessage(t *testing.T) {
@@ -57,6 +58,23 @@ func TestTerminationMessage(t *testing.T) {
 				}
 			},
 			fails: true,
+		},
+		"a FIFO, which nobody may wait for": {
+			path: "/last",
+			put: func(t *testing.T, dir string) {
+				if err := unix.Mkfifo(dir+"/rootfs/last", 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+			fails: true,
+		},
+		"a bind mount that calls its type none": {
+			path: "/data/last",
+			mounts: func(dir string) []specs.Mount {
+				return []specs.Mount{{Destination: "/data", Type: "none", Source: dir + "/volume", Options: []string{"rbind"}}}
+			},
+			put:  func(t *testing.T, dir string) { write(t, dir+"/volume/last", "from a volume") },
+			want: "from a volume",
 		},
 		"a folder": {
 			path:  "/last",

@@ -23,7 +23,7 @@ type pins []int
 func pin(spec *specs.Spec) pins {
 	paths := []string{spec.Root.Path}
 	for _, m := range spec.Mounts {
-		if slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
+		if isBind(m) {
 			paths = append(paths, m.Source)
 		}
 	}
@@ -41,6 +41,12 @@ func pin(spec *specs.Spec) pins {
 		p = append(p, fd)
 	}
 	return p
+}
+
+// isBind says whether a mount is one, whichever way it says so: of type none,
+// as in mount(8), or bind.
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 func isShared(fd int) bool {
