@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -12,9 +13,12 @@ import (
 func TestFreezeAndThawOfAVolumeByPathAndByID(t *testing.T) {
 	n := newNode(t)
 	device := n.claimed(t, "v", "s1")
+	var mu sync.Mutex // the tool is a process of its own: nothing else orders what it asks with what is read here
 	var asked directvolume.FreezeRequest
 	thawed := directvolume.Thaw{WasFrozen: true}
 	n.serve(t, "s1", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		switch r.URL.Path {
 		case directvolume.PathFreeze:
 			must(json.NewDecoder(r.Body).Decode(&asked), json.NewEncoder(w).Encode(directvolume.Freeze{ID: 41, RemainingMilliseconds: 20000}))
@@ -33,12 +37,17 @@ func TestFreezeAndThawOfAVolumeByPathAndByID(t *testing.T) {
 			must(json.NewEncoder(w).Encode(directvolume.VolumeStats{Condition: directvolume.VolumeCondition{Message: "fine"}}))
 		}
 	})
+	lastAsked := func() directvolume.FreezeRequest {
+		mu.Lock()
+		defer mu.Unlock()
+		return asked
+	}
 	got := n.run(t, "volume", "freeze", "id-v", "--limit", "20s")
-	if got.status != 0 || got.stdout != "41\n" || asked != (directvolume.FreezeRequest{VolumePath: device, LimitMilliseconds: 20000}) {
+	if asked := lastAsked(); got.status != 0 || got.stdout != "41\n" || asked != (directvolume.FreezeRequest{VolumePath: device, LimitMilliseconds: 20000}) {
 		t.Errorf("%+v, asked %+v", got, asked)
 	}
-	if got := n.run(t, "volume", "freeze", "/v", "-o", "json"); !strings.Contains(got.stdout, `"id": 41`) || asked.LimitMilliseconds != 10000 {
-		t.Errorf("%+v, asked %+v", got, asked)
+	if got := n.run(t, "volume", "freeze", "/v", "-o", "json"); !strings.Contains(got.stdout, `"id": 41`) || lastAsked().LimitMilliseconds != 10000 {
+		t.Errorf("%+v, asked %+v", got, lastAsked())
 	}
 	if got := n.run(t, "volume", "list", "--sandbox", "s"); got.status != 0 || !strings.Contains(got.stdout, "/dev/vda") ||
 		!strings.Contains(got.stdout, "77 ms left") {
@@ -50,7 +59,9 @@ func TestFreezeAndThawOfAVolumeByPathAndByID(t *testing.T) {
 	if got := n.run(t, "volume", "thaw", "/v", "--id", "41"); got != (answer{}) {
 		t.Errorf("%+v", got)
 	}
+	mu.Lock()
 	thawed = directvolume.Thaw{Ended: "its time limit was over"}
+	mu.Unlock()
 	if got := n.run(t, "volume", "thaw", "/v", "--id", "41"); got.status != exitThawed || !strings.Contains(got.stderr, "time limit was over") {
 		t.Errorf("%+v", got)
 	}
