@@ -41,36 +41,52 @@ func newOutput(f *os.File) *output {
 }
 
 // read waits for at least a byte and returns at most limit; none at the end.
-func (o *output) read(ctx context.Context, limit int) ([]byte, error) {
+func (o *output) read(ctx context.Context, limit int) (data []byte, err error) {
+	n, err := o.take(ctx, limit, func(fd int) (_ int, err error) {
+		data, err = readAvailable(fd, limit)
+		return len(data), err
+	})
+	return data[:n], err
+}
+
+// move waits for at least a byte and moves at most limit into the pipe to,
+// without copying; none at the end.
+func (o *output) move(ctx context.Context, to, limit int) (int, error) {
+	return o.take(ctx, limit, func(fd int) (int, error) { return moveAvailable(fd, to, limit) })
+}
+
+// take waits until once, which takes what is there, has something or is at the
+// end, and returns how much of it counts: all or none.
+func (o *output) take(ctx context.Context, limit int, once func(fd int) (int, error)) (int, error) {
 	if limit <= 0 {
-		return nil, fmt.Errorf("read of %d bytes: %w", limit, unix.EINVAL)
+		return 0, fmt.Errorf("read of %d bytes: %w", limit, unix.EINVAL)
 	}
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return 0, ctx.Err()
 	}
 	if o.ended() {
-		return nil, nil
+		return 0, nil
 	}
-	data, err := o.readUntilDeadline(ctx, limit)
+	n, err := o.takeUntilDeadline(ctx, once)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return 0, ctx.Err()
 		}
 		// The time after the exit is over. What is there now may still be owed.
-		data, err = o.readNow(limit)
+		n, err = o.takeNow(once)
 	}
-	return o.account(data, err)
+	return o.account(n, err)
 }
 
-// readUntilDeadline blocks until there is something, or the stream's end, or
+// takeUntilDeadline blocks until there is something, or the stream's end, or
 // the deadline set at the process's exit.
-func (o *output) readUntilDeadline(ctx context.Context, limit int) (data []byte, err error) {
+func (o *output) takeUntilDeadline(ctx context.Context, once func(fd int) (int, error)) (n int, err error) {
 	raw, err := o.file.SyscallConn()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	release := interruptible(ctx, o.file.SetReadDeadline)
 	defer func() {
@@ -80,24 +96,40 @@ func (o *output) readUntilDeadline(ctx context.Context, limit int) (data []byte,
 	o.restoreDeadline()
 	var readErr error
 	err = raw.Read(func(fd uintptr) bool {
-		data, readErr = readAvailable(int(fd), limit)
+		n, readErr = once(int(fd))
 		return !errors.Is(readErr, unix.EAGAIN)
 	})
-	return data, errors.Join(err, readErr)
+	return n, errors.Join(err, readErr)
 }
 
-// readNow takes what is there without waiting.
-func (o *output) readNow(limit int) (data []byte, err error) {
+// takeNow takes what is there without waiting.
+func (o *output) takeNow(once func(fd int) (int, error)) (n int, err error) {
 	raw, err := o.file.SyscallConn()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	var readErr error
-	err = raw.Control(func(fd uintptr) { data, readErr = readAvailable(int(fd), limit) })
+	err = raw.Control(func(fd uintptr) { n, readErr = once(int(fd)) })
 	if errors.Is(readErr, unix.EAGAIN) {
-		return nil, io.EOF
+		return 0, io.EOF
 	}
-	return data, errors.Join(err, readErr)
+	return n, errors.Join(err, readErr)
+}
+
+// moveAvailable moves once, pages and not bytes where it can.
+func moveAvailable(fd, to, limit int) (int, error) {
+	for {
+		n, err := unix.Splice(fd, nil, to, nil, limit, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return int(n), nil
+		}
+	}
 }
 
 // readAvailable reads once, into a buffer of the size of what is there.
@@ -125,27 +157,27 @@ func readAvailable(fd, limit int) ([]byte, error) {
 
 // account keeps count of what is owed after the exit, and turns the end of the
 // stream into no data.
-func (o *output) account(data []byte, err error) ([]byte, error) {
+func (o *output) account(n int, err error) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
 		o.eof = true
-		return nil, nil
+		return 0, nil
 	case err != nil:
-		return nil, fmt.Errorf("read output: %w", err)
+		return 0, fmt.Errorf("read output: %w", err)
 	}
 	if !o.exited {
-		return data, nil
+		return n, nil
 	}
 	if o.owed <= 0 && time.Now().After(o.expires) {
 		// Only background processes can have written this, and they had
 		// their time.
 		o.eof = true
-		return nil, nil
+		return 0, nil
 	}
-	o.owed -= len(data)
-	return data, nil
+	o.owed -= n
+	return n, nil
 }
 
 // processExited notes what is owed, and starts the time that others have.

@@ -23,6 +23,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/network"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
+	"github.com/katadirect/katadirect/pkg/agent/server/express"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
@@ -45,8 +46,9 @@ type Service struct {
 
 // Server serves a Service on a listener.
 type Server struct {
-	ttrpc  *ttrpc.Server
-	hungUp func()
+	ttrpc   *ttrpc.Server
+	express express.Handler
+	hungUp  func()
 }
 
 // New registers s with a server.
@@ -58,19 +60,19 @@ func New(s *Service) (*Server, error) {
 	agentproto.RegisterHealthService(t, health{})
 	if onlyKatas != "" {
 		agentproto.RegisterAgentServiceService(t, double{s})
-		return &Server{t, s.hungUp}, nil
+		return &Server{t, s.express, s.hungUp}, nil
 	}
 	agentproto.RegisterAgentServiceService(t, s)
 	agentproto.RegisterVolumesService(t, volumes{s.Sandbox.Mounts})
 	if s.Console != nil {
 		agentproto.RegisterConsoleService(t, consoleService{s.Console, s.PipeSize})
 	}
-	return &Server{t, s.hungUp}, nil
+	return &Server{t, s.express, s.hungUp}, nil
 }
 
 // Serve answers until Shutdown; the host may hang up and come back.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	if err := s.ttrpc.Serve(ctx, &telling{l, s.hungUp}); !errors.Is(err, ttrpc.ErrServerClosed) {
+	if err := s.ttrpc.Serve(ctx, &telling{&expressListener{l, s.express}, s.hungUp}); !errors.Is(err, ttrpc.ErrServerClosed) {
 		return err
 	}
 	return nil

@@ -1,0 +1,169 @@
+// Package express answers requests for much output without carrying it.
+//
+// What a container writes is in a pipe, and has to get into a ttrpc answer on
+// the host's channel. The ttrpc library would have it copied four times for
+// that, and the kernel twice more. Express stands between library and
+// channel, picks out the requests that ask for much, and answers them itself:
+// it writes the frame's head and lets the kernel move the pipe's pages into
+// the channel. On the wire that is ttrpc like any other, so whoever asks
+// cannot tell the difference.
+package express
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// A frame of ttrpc is a head of ten bytes, the length of what follows first,
+// and a message.
+const (
+	headSize     = 10
+	typeRequest  = 1
+	typeResponse = 2
+	// requestLimit is how long a request can be that is looked into, in
+	// bytes: those for output name a container and a process.
+	requestLimit = 2 << 10
+)
+
+// errFrame says that the library wrote what is not the beginning of a frame.
+var errFrame = errors.New("not a frame of ttrpc")
+
+// Handler picks requests out. It returns nil for one that it leaves to the
+// library; otherwise what it returns is called once, in a goroutine of its
+// own, with a context that ends with the connection or the request's time.
+type Handler func(req *ttrpc.Request) func(context.Context) Answer
+
+// Wrap puts h before the library on conn. A conn that the kernel cannot move
+// pages to is returned as it is.
+func Wrap(conn net.Conn, h Handler) net.Conn {
+	to, ok := conn.(syscall.Conn)
+	if !ok {
+		return conn
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &express{Conn: conn, to: to, handler: h, in: bufio.NewReader(conn), ctx: ctx, cancel: cancel}
+}
+
+type express struct {
+	net.Conn
+	to      syscall.Conn // the same
+	handler Handler
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	// Of the library's reading goroutine.
+	in   *bufio.Reader
+	pass int // how much of a frame is left for the library to read, in bytes
+
+	turn sync.Mutex // held while a frame is being written
+	// Of the library's writing goroutine: how much of its frame is left.
+	left int
+}
+
+// Read gives the library everything but the requests that the handler takes.
+func (c *express) Read(p []byte) (int, error) {
+	for c.pass == 0 {
+		if err := c.next(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.in.Read(p[:min(len(p), c.pass)])
+	c.pass -= n
+	return n, err
+}
+
+// next looks at the next frame.
+func (c *express) next() error {
+	head, err := c.in.Peek(headSize)
+	if err != nil {
+		return err
+	}
+	length := int(binary.BigEndian.Uint32(head))
+	id, kind := binary.BigEndian.Uint32(head[4:]), head[8]
+	if kind != typeRequest || length > requestLimit || id%2 != 1 {
+		c.pass = headSize + length
+		return nil
+	}
+	frame, err := c.in.Peek(headSize + length)
+	if err != nil {
+		return err
+	}
+	if c.take(id, frame[headSize:]) {
+		_, err = c.in.Discard(headSize + length)
+		return err
+	}
+	c.pass = headSize + length
+	return nil
+}
+
+// take says whether the request has been taken from the library.
+func (c *express) take(id uint32, message []byte) bool {
+	var req ttrpc.Request
+	if err := proto.Unmarshal(message, &req); err != nil {
+		return false // the library has an answer to that
+	}
+	work := c.handler(&req)
+	if work == nil {
+		return false
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	if req.TimeoutNano > 0 {
+		ctx, cancel = withTimeout(c.ctx, req.TimeoutNano)
+	}
+	go func() {
+		defer cancel()
+		answer := work(ctx)
+		if answer.Close != nil {
+			defer answer.Close()
+		}
+		if err := c.send(id, answer); err != nil {
+			// Half a frame may have been written: nothing can follow it.
+			_ = c.Conn.Close()
+		}
+	}()
+	return true
+}
+
+// Write writes for the library, which writes frames in pieces: none of ours
+// may come between.
+func (c *express) Write(p []byte) (written int, err error) {
+	for written < len(p) {
+		rest := p[written:]
+		if c.left == 0 {
+			if len(rest) < headSize {
+				return written, errFrame
+			}
+			c.turn.Lock()
+			c.left = headSize + int(binary.BigEndian.Uint32(rest))
+		}
+		n, err := c.Conn.Write(rest[:min(len(rest), c.left)])
+		written += n
+		c.left -= n
+		if err != nil {
+			// Half a frame ends the connection, for others that write as well.
+			_ = c.Conn.Close()
+			c.left = 0
+		}
+		if c.left == 0 {
+			c.turn.Unlock()
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// Close ends what waits for output.
+func (c *express) Close() error {
+	c.cancel()
+	return c.Conn.Close()
+}
