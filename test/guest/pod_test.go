@@ -188,9 +188,19 @@ func (c *containerIn) finish(id string) (output string, status int) {
 type readCall func(context.Context, *agentproto.ReadStreamRequest) (*agentproto.ReadStreamResponse, error)
 
 func (c *containerIn) readAll(id string, read readCall) string {
+	return c.readAllBy(fewBytes, id, read)
+}
+
+// What is asked for at once decides by which way the agent answers, in bytes.
+const (
+	fewBytes  = 256 << 10
+	manyBytes = 1 << 20
+)
+
+func (c *containerIn) readAllBy(piece uint32, id string, read readCall) string {
 	var all strings.Builder
 	for {
-		r, err := read(c.t.Context(), &agentproto.ReadStreamRequest{ContainerId: c.id, ExecId: id, Len: 256 << 10})
+		r, err := read(c.t.Context(), &agentproto.ReadStreamRequest{ContainerId: c.id, ExecId: id, Len: piece})
 		if err != nil {
 			c.t.Error(err)
 			return all.String()

@@ -12,39 +12,51 @@ import (
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
+// eachWay runs a test with both ways that the agent has to answer a read.
+func eachWay(t *testing.T, test func(t *testing.T, piece uint32)) {
+	t.Run("in small pieces", func(t *testing.T) { test(t, fewBytes) })
+	t.Run("in large pieces", func(t *testing.T) { test(t, manyBytes) })
+}
+
 func TestOutputIsCompleteHoweverLarge(t *testing.T) {
 	m := theMachine(t)
-	c := m.create(t, spec("head -c 20000000 /dev/urandom | tee /dev/stderr | sha256sum >/tmp/sum; cat /tmp/sum >&2; head -c 5000001 /dev/zero")).start()
-	stderr := make(chan string, 1)
-	go func() { stderr <- c.readAll(c.id, m.agent.ReadStderr) }()
-	out := c.readAll(c.id, m.agent.ReadStdout)
-	errOut := <-stderr
-	if len(out) != 5000001 {
-		t.Errorf("%d bytes on standard output", len(out))
-	}
-	const sumLine = sha256.Size*2 + len("  -\n")
-	random, sum := errOut[:len(errOut)-sumLine], errOut[len(errOut)-sumLine:]
-	if want := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(random))); sum != want || len(random) != 20000000 {
-		t.Errorf("%d bytes on standard error with the sum %q, want %q", len(random), sum, want)
-	}
-	if status := c.wait(c.id); status != 0 {
-		t.Errorf("status %d", status)
-	}
+	eachWay(t, func(t *testing.T, piece uint32) {
+		c := m.create(t, spec("head -c 20000000 /dev/urandom | tee /dev/stderr | sha256sum >/tmp/sum; cat /tmp/sum >&2; head -c 5000001 /dev/zero")).start()
+		stderr := make(chan string, 1)
+		go func() { stderr <- c.readAllBy(piece, c.id, m.agent.ReadStderr) }()
+		out := c.readAllBy(piece, c.id, m.agent.ReadStdout)
+		errOut := <-stderr
+		if len(out) != 5000001 {
+			t.Errorf("%d bytes on standard output", len(out))
+		}
+		const sumLine = sha256.Size*2 + len("  -\n")
+		random, sum := errOut[:len(errOut)-sumLine], errOut[len(errOut)-sumLine:]
+		if want := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(random))); sum != want || len(random) != 20000000 {
+			t.Errorf("%d bytes on standard error with the sum %q, want %q", len(random), sum, want)
+		}
+		if status := c.wait(c.id); status != 0 {
+			t.Errorf("status %d", status)
+		}
+	})
 }
 
 func TestOutputThatNobodyHasReadSurvivesTheWait(t *testing.T) {
 	m := theMachine(t)
-	c := m.running(t)
-	id := newID("exec")
-	c.exec(id, spec("head -c 300000 /dev/zero; exit 3").Process)
-	if status := c.wait(id); status != 3 {
-		t.Errorf("status %d", status)
-	}
-	if out := c.readAll(id, m.agent.ReadStdout); len(out) != 300000 {
-		t.Errorf("%d bytes after the wait", len(out))
-	}
-	_, err := m.agent.WaitProcess(t.Context(), &agentproto.WaitProcessRequest{ContainerId: c.id, ExecId: id})
-	wantCode(t, err, codes.NotFound)
+	eachWay(t, func(t *testing.T, piece uint32) {
+		c := m.running(t)
+		id := newID("exec")
+		c.exec(id, spec("head -c 300000 /dev/zero; exit 3").Process)
+		if status := c.wait(id); status != 3 {
+			t.Errorf("status %d", status)
+		}
+		if out := c.readAllBy(piece, id, m.agent.ReadStdout); len(out) != 300000 {
+			t.Errorf("%d bytes after the wait", len(out))
+		}
+		_, err := m.agent.WaitProcess(t.Context(), &agentproto.WaitProcessRequest{ContainerId: c.id, ExecId: id})
+		wantCode(t, err, codes.NotFound)
+		_, err = m.agent.ReadStdout(t.Context(), &agentproto.ReadStreamRequest{ContainerId: c.id, ExecId: "nobody", Len: piece})
+		wantCode(t, err, codes.NotFound)
+	})
 }
 
 func TestStdinIsWrittenAndClosed(t *testing.T) {

@@ -1,11 +1,9 @@
 package express
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -30,10 +28,6 @@ type Answer struct {
 
 // errShort says that a pipe had less in it than its answer said.
 var errShort = errors.New("the pipe is empty before its end")
-
-func withTimeout(ctx context.Context, nano int64) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, time.Duration(nano))
-}
 
 // send writes an answer's frame.
 func (c *express) send(id uint32, a Answer) error {

@@ -14,9 +14,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
@@ -71,7 +74,9 @@ type express struct {
 // Read gives the library everything but the requests that the handler takes.
 func (c *express) Read(p []byte) (int, error) {
 	for c.pass == 0 {
-		if err := c.next(); err != nil {
+		if err := c.next(); errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
+			return 0, io.EOF // broken off by us; only with an end does the library let go of it
+		} else if err != nil {
 			return 0, err
 		}
 	}
@@ -114,9 +119,9 @@ func (c *express) take(id uint32, message []byte) bool {
 	if work == nil {
 		return false
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
+	ctx, cancel := c.ctx, context.CancelFunc(func() {})
 	if req.TimeoutNano > 0 {
-		ctx, cancel = withTimeout(c.ctx, req.TimeoutNano)
+		ctx, cancel = context.WithTimeout(c.ctx, time.Duration(req.TimeoutNano))
 	}
 	go func() {
 		defer cancel()
