@@ -137,6 +137,9 @@ func (c *Client) call(
 	if err != nil {
 		return c.failure(ctx, req.Method, err)
 	}
+	if kept, ok := ctx.Value(keptPayload{}).(*[]byte); ok {
+		*kept, resp.Payload = resp.Payload, nil
+	}
 	if len(resp.GetPayload()) > maxAnswerBytes && req.Method != "ReadStdout" && req.Method != "ReadStderr" {
 		_ = c.Close()
 		return fmt.Errorf("agent: %s: %w: %w: %d bytes", req.Method, ErrGone, errTooLarge, len(resp.GetPayload()))

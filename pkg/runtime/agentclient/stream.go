@@ -24,12 +24,12 @@ type readCall func(context.Context, *agentproto.ReadStreamRequest) (*agentproto.
 
 // Stdout reads a process's standard output to its end. ctx ends the reading.
 func (c *Client) Stdout(ctx context.Context, containerID, execID string) *Reader {
-	return &Reader{ctx: ctx, call: c.ReadStdout, container: containerID, exec: execID}
+	return &Reader{ctx: ctx, call: inPlace(c.ReadStdout), container: containerID, exec: execID}
 }
 
 // Stderr reads a process's standard error to its end. ctx ends the reading.
 func (c *Client) Stderr(ctx context.Context, containerID, execID string) *Reader {
-	return &Reader{ctx: ctx, call: c.ReadStderr, container: containerID, exec: execID}
+	return &Reader{ctx: ctx, call: inPlace(c.ReadStderr), container: containerID, exec: execID}
 }
 
 // Reader is an output stream of a process. It is for one goroutine. It implements io.WriterTo, so io.Copy hands the
