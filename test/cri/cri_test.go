@@ -182,12 +182,15 @@ func TestExecAndLogsLoseNothing(t *testing.T) {
 		if out := exec(t, c, "seq 1 100000"); out != lines(100000) {
 			t.Errorf("exec printed %d bytes of %d", len(out), len(lines(100000)))
 		}
-		if out, err := c.Logs("stdout"); err != nil || out != lines(100000) {
-			t.Errorf("the log has %d bytes of %d, %v", len(out), len(lines(100000)), err)
-		}
-		if out, err := c.Logs("stderr"); err != nil || out != "oops\n" {
-			t.Errorf("the log of errors has %q, %v", out, err)
-		}
+		eventually(t, func(context.Context) string { // it runs on: nothing says when it has written everything
+			if out, err := c.Logs("stdout"); err != nil || out != lines(100000) {
+				return fmt.Sprintf("the log has %d bytes of %d, %v", len(out), len(lines(100000)), err)
+			}
+			if out, err := c.Logs("stderr"); err != nil || out != "oops\n" {
+				return fmt.Sprintf("the log of errors has %q, %v", out, err)
+			}
+			return ""
+		})
 		failing := run(t, pod, "failing", "seq 1 100000; exit 3")
 		if code, err := failing.Wait(t.Context()); err != nil || code != 3 {
 			t.Errorf("the container ended with %d, %v, want 3", code, err)

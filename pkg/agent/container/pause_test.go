@@ -17,7 +17,7 @@ func TestWhoIsStoodInForDoesWhatThePauseProgramDoes(t *testing.T) {
 		exits   bool
 		status  int
 	}{
-		{[]unix.Signal{unix.SIGHUP, unix.SIGUSR1, unix.SIGCHLD}, false, 0},
+		{[]unix.Signal{unix.SIGUSR1, unix.SIGUSR1, unix.SIGCHLD}, false, 0},
 		{[]unix.Signal{unix.SIGTERM}, true, 0},
 		{[]unix.Signal{unix.SIGINT}, true, 0},
 		{[]unix.Signal{unix.SIGKILL}, true, 137},
@@ -58,10 +58,10 @@ func TestTheProcessThatTakesThePlaceGetsTheSignalsAndGivesTheStatus(t *testing.T
 	if p.standsIn() || p.PID() == 0 {
 		t.Errorf("it still stands in; the process is %d", p.PID())
 	}
-	if err := p.Signal(unix.SIGHUP); err != nil {
+	if err := p.Signal(unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	if status := p.Status(); status != 128+int(unix.SIGHUP) {
+	if status := p.Status(); status != 128+int(unix.SIGUSR1) {
 		t.Errorf("status %d", status)
 	}
 
