@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/katadirect/katadirect/internal/guestimage"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
 
 // bareMachine is a QEMU with as little around it as boots: the floor. Its guest is bareguest, its control client the
@@ -38,9 +39,9 @@ const (
 const bareCommandLine = "quiet panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=0 mitigations=off nokaslr audit=0 " +
 	"random.trust_cpu=on cryptomgr.notests"
 
-// bareArgs are QEMU's for a bare machine with its sockets in dir.
+// bareArgs are QEMU's for a bare machine with its sockets in dir. Its processor is that of our machines.
 func bareArgs(e *env, dir string, image guestimage.Image) []string {
-	accel, cpu := "tcg,thread=multi", "max"
+	accel, cpu := "tcg,thread=multi", qemu.EmulatedCPU
 	if e.accel == "kvm" {
 		accel, cpu = "kvm", "host"
 	}

@@ -54,11 +54,14 @@ func arguments(c Config, fds inherited) []string {
 	return append(a, nicDevices(fds.nics, fds.vhost)...)
 }
 
+// EmulatedCPU is the processor of a machine without KVM, in the words of QEMU's -cpu. The emulator copies a byte at a
+// time where a processor says that it is fast at strings of bytes (ERMS, FSRM), and eight where it does not: what a
+// container writes then arrives three times as fast.
+const EmulatedCPU = "max,-erms,-fsrm"
+
 // board is processor and memory.
 func (c Config) board() []string {
-	// The emulator copies a byte at a time where a processor says that it is fast at strings of bytes (ERMS, FSRM), and
-	// eight where it does not: what a container writes then arrives three times as fast.
-	machine, cpu := "q35", "max,-erms,-fsrm"
+	machine, cpu := "q35", EmulatedCPU
 	accel := "tcg,thread=multi"
 	if c.Accel == AccelKVM {
 		accel, cpu = "kvm", "host"
