@@ -108,7 +108,7 @@ func (s *Service) endExecs(c *container) {
 	limit := time.After(execGrace)
 	for _, p := range c.allExecs() {
 		switch p.now().(type) {
-		case starting, running:
+		case starting, running, stopped: // what has stopped may still be on its way to be published
 		default:
 			continue
 		}
