@@ -123,13 +123,8 @@ func newVolumeInspect(h *host) *cobra.Command {
 		Short:   "Show everything about one volume",
 		Long:    "Shows the record, the device and what the guest says, of the volume that is published at a path or has a CSI\nvolume id. With a record or device that cannot be used it shows what there is, and fails.",
 		Example: `  katadirect volume inspect /mnt/vol --output json`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fmt.Errorf("inspect needs one path or volume id, and got %d", len(args))
-			}
-			return nil
-		},
 	}
+	oneVolume(cmd)
 	output := outputFlag(cmd, formatText)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		volumes, err := h.node().Find(cmd.Context(), args[0])
