@@ -28,6 +28,8 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 	for _, t := range []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	} {
@@ -60,12 +62,7 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err != nil {
 		return nil, err
 	}
-	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId:           v.ID,
-		CapacityBytes:      v.SizeBytes,
-		VolumeContext:      params.volumeContext(),
-		AccessibleTopology: c.topology.here(),
-	}}, nil
+	return &csi.CreateVolumeResponse{Volume: c.volume(v)}, nil
 }
 
 // refuseSources refuses, by name, what CreateVolume could be asked for and does not do: a volume that should hold

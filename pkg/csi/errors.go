@@ -19,6 +19,8 @@ var (
 	ErrInvalidArgument = errors.New("invalid argument")
 	// ErrBusy says that a call for the same volume or target path is under way.
 	ErrBusy = errors.New("another call for this volume is under way")
+	// ErrToken says that a page token is not one that the list has given.
+	ErrToken = errors.New("invalid starting token")
 	// ErrNotPublished says that the volume is neither published nor staged at the path given.
 	ErrNotPublished = errors.New("the volume is not at this path")
 	// ErrInUse says that the volume is staged, published or claimed, which forbids what was asked.
@@ -57,6 +59,7 @@ var codeOf = []struct {
 	code codes.Code
 }{
 	{ErrBusy, codes.Aborted},
+	{ErrToken, codes.Aborted},
 	{ErrInvalidArgument, codes.InvalidArgument},
 	{pool.ErrInvalidID, codes.InvalidArgument},
 	{pool.ErrInvalidSpec, codes.InvalidArgument},

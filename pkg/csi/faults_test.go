@@ -264,8 +264,8 @@ func TestFaultUnknownVolumeIsAnEmptySuccess(t *testing.T) {
 	}
 	_, err := h.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: unknown.id, Name: "snap"})
 	refused(t, err, codes.Unimplemented)
-	_, err = h.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
-	refused(t, err, codes.Unimplemented)
+	_, err = h.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: unknown.id})
+	refused(t, err, codes.NotFound)
 }
 
 func TestFaultPodWithoutMachineSeesTheRawDisk(t *testing.T) {

@@ -40,7 +40,7 @@ func parseMountOptions(fsType string, flags []string) ([]string, error) {
 	for _, flag := range flags {
 		for option := range strings.SplitSeq(flag, ",") {
 			if !optionAllowed(fsType, option) {
-				return nil, failf(ErrInvalidArgument, "mount option %q is not allowed; docs/csi.md lists those that are", option)
+				return nil, failf(ErrInvalidArgument, "mount option %q is not allowed; docs/storageclass.md lists those that are", option)
 			}
 			if !slices.Contains(options, option) {
 				options = append(options, option)

@@ -8,7 +8,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
-// StorageClass parameters. docs/csi.md is the reference.
+// StorageClass parameters. docs/storageclass.md is the reference.
 const (
 	parameterMode = "katadirect.io/mode"
 	// parameterFSType is Kubernetes' own key. external-provisioner turns it into the capability's fs_type and takes it
@@ -58,8 +58,6 @@ func parseParameters(given map[string]string) (parameters, error) {
 	return p, nil
 }
 
-// stored is what the pool keeps of the parameters, so that a repeated CreateVolume can be compared.
+// stored is what the pool keeps of the parameters, so that a repeated CreateVolume can be compared. It is also what
+// kubelet hands to the node service as the volume's context; there it informs: the node asks the pool.
 func (p parameters) stored() map[string]string { return map[string]string{parameterMode: p.mode} }
-
-// volumeContext is what kubelet hands to the node service for a volume. It informs: the node asks the pool.
-func (p parameters) volumeContext() map[string]string { return p.stored() }
