@@ -58,7 +58,9 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err := c.topology.accept(r.GetAccessibilityRequirements()); err != nil {
 		return nil, err
 	}
-	v, err := c.pool.Create(ctx, pool.Spec{Name: r.GetName(), FSType: fsType, Parameters: params.stored(), Size: size})
+	v, err := c.pool.Create(ctx, pool.Spec{
+		Name: r.GetName(), FSType: fsType, Parameters: params.stored(), Size: size, Overcommit: params.overcommit,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +207,7 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 	if !c.topology.holds(r.GetAccessibleTopology()) {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	capacity, err := c.pool.Capacity(ctx, fsType)
+	capacity, err := c.pool.Capacity(ctx, pool.Spec{FSType: fsType, Overcommit: params.overcommit})
 	if err != nil {
 		return nil, err
 	}

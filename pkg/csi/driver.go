@@ -30,6 +30,8 @@ type Config struct {
 	StateDir string
 	// Sandboxes says where the runtimes' sandboxes are; the zero value is the host's own places.
 	Sandboxes directvolume.Sandboxes
+	// Overcommit is how many bytes may be promised to volumes for each that the pool's disk has; 0 is 1.
+	Overcommit float64
 	// Log gets one line per call. Nil is silence.
 	Log *slog.Logger
 }
@@ -55,7 +57,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := pool.Open(ctx, c.PoolDir, pool.Options{Node: c.NodeID, Log: c.Log})
+	volumes, err := pool.Open(ctx, c.PoolDir, pool.Options{Node: c.NodeID, Overcommit: c.Overcommit, Log: c.Log})
 	if err != nil {
 		return nil, err
 	}

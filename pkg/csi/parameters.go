@@ -1,8 +1,10 @@
 package csi
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/katadirect/katadirect/pkg/csi/pool"
@@ -14,6 +16,8 @@ const (
 	// parameterFSType is Kubernetes' own key. external-provisioner turns it into the capability's fs_type and takes it
 	// away; a caller without external-provisioner may leave it.
 	parameterFSType = "csi.storage.k8s.io/fstype"
+	// parameterOvercommit is how many bytes may be promised to volumes of the class for each that there is.
+	parameterOvercommit = "katadirect.io/overcommit"
 
 	modeDirect    = "direct"
 	defaultFSType = "ext4"
@@ -29,35 +33,81 @@ var supportedFileSystems = pool.FileSystems()
 
 // parameters are a StorageClass's parameters, checked.
 type parameters struct {
-	mode   string
-	fsType string // "" if not given
+	mode       string
+	fsType     string  // "" if not given
+	overcommit float64 // 0 if not given
+
+	// kept are those that the pool keeps with the volume, as they were given.
+	kept map[string]string
+}
+
+// knownParameters are all there are: how each is read, and whether the pool keeps it. What is kept has to be the same
+// when CreateVolume is repeated, and reaches the node service as the volume's context.
+var knownParameters = []struct {
+	key  string
+	read func(p *parameters, value string) error
+	kept bool
+}{
+	{parameterMode, readMode, true},
+	{parameterFSType, readFSType, false}, // the pool has a field for it
+	{parameterOvercommit, readOvercommit, true},
 }
 
 // parseParameters reads a StorageClass's parameters. An unknown key is an error that names it: a misspelt key must
 // not silently mean its default.
 func parseParameters(given map[string]string) (parameters, error) {
-	p := parameters{mode: modeDirect}
+	p := parameters{mode: modeDirect, kept: map[string]string{parameterMode: modeDirect}}
 	for _, key := range slices.Sorted(maps.Keys(given)) {
-		value := given[key]
-		switch {
-		case key == parameterMode:
-			if value != modeDirect {
-				return parameters{}, failf(ErrInvalidArgument, "parameter %s: mode %q is not supported; only %q is",
-					parameterMode, value, modeDirect)
-			}
-		case key == parameterFSType:
-			if err := checkFSType(value); err != nil {
-				return parameters{}, failf(ErrInvalidArgument, "parameter %s: %w", key, err)
-			}
-			p.fsType = value
-		case !slices.Contains(informative, key):
-			return parameters{}, failf(ErrInvalidArgument, "unknown parameter %q; known are %s", key,
-				strings.Join([]string{parameterMode, parameterFSType}, ", "))
+		if slices.Contains(informative, key) {
+			continue
+		}
+		if err := p.read(key, given[key]); err != nil {
+			return parameters{}, err
 		}
 	}
 	return p, nil
 }
 
+func (p *parameters) read(key, value string) error {
+	var keys []string
+	for _, known := range knownParameters {
+		keys = append(keys, known.key)
+		if known.key != key {
+			continue
+		}
+		if err := known.read(p, value); err != nil {
+			return failf(ErrInvalidArgument, "parameter %s: %w", key, err)
+		}
+		if known.kept {
+			p.kept[key] = value
+		}
+		return nil
+	}
+	return failf(ErrInvalidArgument, "unknown parameter %q; known are %s", key, strings.Join(keys, ", "))
+}
+
+func readMode(p *parameters, value string) error {
+	if value != modeDirect {
+		return fmt.Errorf("mode %q is not supported; only %q is", value, modeDirect)
+	}
+	p.mode = value
+	return nil
+}
+
+func readFSType(p *parameters, value string) (err error) {
+	p.fsType = value
+	return checkFSType(value)
+}
+
+func readOvercommit(p *parameters, value string) (err error) {
+	p.overcommit, err = strconv.ParseFloat(value, 64)
+	// The pool knows how much the operator allows, and refuses more.
+	if err != nil || !(p.overcommit >= 1) {
+		return fmt.Errorf("%q is not a number from 1", value)
+	}
+	return nil
+}
+
 // stored is what the pool keeps of the parameters, so that a repeated CreateVolume can be compared. It is also what
 // kubelet hands to the node service as the volume's context; there it informs: the node asks the pool.
-func (p parameters) stored() map[string]string { return map[string]string{parameterMode: p.mode} }
+func (p parameters) stored() map[string]string { return p.kept }

@@ -26,6 +26,9 @@ type Spec struct {
 	// Parameters are kept with the volume; a repeated Create must have the same.
 	Parameters map[string]string
 	Size       SizeRange
+	// Overcommit is how many bytes may be promised for each that there is, 1 to what the pool was opened with; 0 is
+	// whatever that is.
+	Overcommit float64
 }
 
 // Create makes the volume, or returns the one that an earlier call with a compatible Spec has made. When it returns,
@@ -45,23 +48,27 @@ func (p *Pool) Create(ctx context.Context, spec Spec) (_ Volume, err error) {
 		return existing(e, spec)
 	}
 
+	if err := p.checkOwnOvercommit(spec.Overcommit); err != nil {
+		return Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
+	}
+	m := meta{
+		Version: metaVersion, Name: spec.Name, FSType: spec.FSType, Overcommit: spec.Overcommit,
+		Parameters: maps.Clone(spec.Parameters), Created: time.Now().UTC(),
+	}
+	volume := p.volume(id, m, sizeBytes)
+
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
-	if err := p.space.reserve(sizeBytes, p.allocatedBytes); err != nil {
+	if err := p.space.change(promise{}, p.promiseOf(volume), p.takenBytes); err != nil {
 		return Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
 	}
 	undo.Push("give the space back", func(context.Context) error {
-		p.space.release(sizeBytes)
+		p.space.release(p.promiseOf(volume))
 		return nil
 	})
-	m := meta{
-		Version: metaVersion, Name: spec.Name, FSType: spec.FSType,
-		Parameters: maps.Clone(spec.Parameters), Created: time.Now().UTC(),
-	}
 	if err := p.writeFolder(ctx, id, m, sizeBytes); err != nil {
 		return Volume{}, fmt.Errorf("create volume %q (%s): %w", spec.Name, id, diskError(err))
 	}
-	volume := p.volume(id, m, sizeBytes)
 	p.put(volume)
 	return volume, nil
 }

@@ -107,7 +107,7 @@ func TestCreateRefusesWhatCannotBeAVolume(t *testing.T) {
 	if left := entries(t, dir); len(left) != 0 {
 		t.Errorf("refused creates left %v", left)
 	}
-	if promised := p.space.promised(); promised != 0 {
+	if promised := p.space.booked(); promised != 0 {
 		t.Errorf("refused creates left %d bytes promised", promised)
 	}
 }
@@ -150,7 +150,7 @@ func TestCreateLeavesAFolderThatItDidNotMake(t *testing.T) {
 	if data, err := os.ReadFile(path); string(data) != "precious" || err != nil {
 		t.Errorf("folder holds %q, %v", data, err)
 	}
-	if promised := p.space.promised(); promised != 0 {
+	if promised := p.space.booked(); promised != 0 {
 		t.Errorf("%d bytes stay promised", promised)
 	}
 }
@@ -182,11 +182,11 @@ func TestCreatesOfManyVolumesAtOnceAllLast(t *testing.T) {
 	if got := len(again.List(t.Context())); got != want {
 		t.Errorf("%d volumes after a restart, want %d", got, want)
 	}
-	if got, want := again.space.promised(), int64(want)*costBytes(16*mib); got != want {
+	if got, want := again.space.booked(), int64(want)*costBytes(16*mib); got != want {
 		t.Errorf("%d bytes promised after a restart, want %d", got, want)
 	}
-	if p.space.promised() != again.space.promised() {
-		t.Errorf("the pool had %d bytes promised before the restart, %d after", p.space.promised(), again.space.promised())
+	if p.space.booked() != again.space.booked() {
+		t.Errorf("the pool had %d bytes promised before the restart, %d after", p.space.booked(), again.space.booked())
 	}
 }
 

@@ -32,7 +32,7 @@ func (p *Pool) Delete(_ context.Context, id string) error {
 	}
 	p.forget(id)
 	if e.damage == nil { // nothing is promised to a damaged one
-		p.space.release(e.volume.SizeBytes) // what cannot be removed is taken from the free space, and gets no more
+		p.space.release(p.promiseOf(e.volume)) // what cannot be removed is taken from the free space, and gets no more
 	}
 	return p.removeDeleted(id)
 }

@@ -27,7 +27,7 @@ func TestDeleteTakesTheVolumeAndNothingElse(t *testing.T) {
 	if got := entries(t, dir); len(got) != 1 || got[0] != kept.ID {
 		t.Errorf("pool holds %v, want %s", got, kept.ID)
 	}
-	if got, want := p.space.promised(), costBytes(gib); got != want {
+	if got, want := p.space.booked(), costBytes(gib); got != want {
 		t.Errorf("%d bytes are promised, want %d", got, want)
 	}
 }
@@ -165,7 +165,7 @@ func TestDeleteKeepsWhatItDoesNotKnow(t *testing.T) {
 			t.Error("a file that the pool did not make is gone")
 		}
 	}
-	if got := p.space.promised(); got != 0 {
+	if got := p.space.booked(); got != 0 {
 		t.Errorf("%d bytes are promised to a volume that is gone", got)
 	}
 	create(t, p, "pvc", gib) // the name is free, and what is left of the old one is in nobody's way

@@ -37,6 +37,7 @@ type meta struct {
 	Name       string            `json:"name"`
 	FSType     string            `json:"fstype"`
 	Parameters map[string]string `json:"parameters,omitempty"`
+	Overcommit float64           `json:"overcommit,omitempty"`
 	Created    time.Time         `json:"created"`
 }
 

@@ -22,16 +22,17 @@ func (p *Pool) Grow(ctx context.Context, id string, size SizeRange) (Volume, err
 	if newBytes == v.SizeBytes {
 		return v, nil
 	}
-	if err := p.space.grow(v.SizeBytes, newBytes, p.allocatedBytes); err != nil {
+	grown := v
+	grown.SizeBytes = newBytes
+	if err := p.space.change(p.promiseOf(v), p.promiseOf(grown), p.takenBytes); err != nil {
 		return Volume{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
 	if err := p.extendImage(id, newBytes); err != nil {
-		p.space.shrink(newBytes, v.SizeBytes)
+		p.space.revert(p.promiseOf(v), p.promiseOf(grown))
 		return Volume{}, fmt.Errorf("grow volume %s: %w", id, diskError(err))
 	}
-	v.SizeBytes = newBytes
-	p.put(v)
-	return v, nil
+	p.put(grown)
+	return grown, nil
 }
 
 // CheckGrow returns the size that Grow would give the volume now, or the error it would return.
@@ -42,7 +43,9 @@ func (p *Pool) CheckGrow(ctx context.Context, id string, size SizeRange) (int64,
 	}
 	newBytes, err := size.chooseGrown(v.FSType, v.SizeBytes)
 	if err == nil && newBytes != v.SizeBytes {
-		err = p.space.check(costBytes(newBytes)-costBytes(v.SizeBytes), p.allocatedBytes)
+		grown := v
+		grown.SizeBytes = newBytes
+		err = p.space.check(p.promiseOf(v), p.promiseOf(grown), p.takenBytes)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("grow volume %s: %w", id, err)

@@ -24,7 +24,7 @@ func TestGrowEnlargesTheImageAndKeepsItsData(t *testing.T) {
 	if got := readImage(t, v, 6); got != "marker" {
 		t.Errorf("volume holds %q after growing", got)
 	}
-	if got, want := p.space.promised(), costBytes(grown.SizeBytes); got != want {
+	if got, want := p.space.booked(), costBytes(grown.SizeBytes); got != want {
 		t.Errorf("%d bytes are promised, want %d", got, want)
 	}
 }
@@ -57,7 +57,7 @@ func TestGrowNeverShrinks(t *testing.T) {
 			if err != nil || info.Size() != 2*gib {
 				t.Errorf("image has %d bytes, %v", info.Size(), err)
 			}
-			if got, want := p.space.promised(), costBytes(2*gib); got != want {
+			if got, want := p.space.booked(), costBytes(2*gib); got != want {
 				t.Errorf("%d bytes are promised, want %d", got, want)
 			}
 		})

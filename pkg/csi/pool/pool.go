@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,12 @@ const lockName = ".lock"
 type Options struct {
 	// Node is the node's name; it is part of the ids of the volumes made here.
 	Node string
+	// Overcommit is how many bytes may be promised to volumes for each that there is: 1 to 100. 0 is 1.
+	Overcommit float64
 	// Log gets a line for everything that was cleaned up or looks wrong. Nil is silence.
 	Log *slog.Logger
+
+	shortageInterval time.Duration // 0 for the package's
 }
 
 // Pool is an open pool folder. Its methods may be called from several goroutines at once; calls for one volume must
@@ -36,6 +41,9 @@ type Pool struct {
 	lock      *os.File
 	committer *committer
 	space     space
+
+	watcher      sync.WaitGroup // watchShortage
+	stopWatching func()
 
 	mu      sync.RWMutex
 	volumes map[string]entry // by id; guarded by mu
@@ -54,7 +62,8 @@ type Volume struct {
 	FSType     string
 	Parameters map[string]string // as given to Create; not to be changed
 	SizeBytes  int64
-	ImagePath  string // absolute host path of the raw image
+	Overcommit float64 // its own, 0 for the pool's
+	ImagePath  string  // absolute host path of the raw image
 	Created    time.Time
 }
 
@@ -70,17 +79,26 @@ func Open(ctx context.Context, dir string, options Options) (*Pool, error) {
 		return nil, errors.Join(fmt.Errorf("open pool %s: %w", dir, err), p.closeFiles())
 	}
 	p.committer = newCommitter(p.root)
+	watching, stop := context.WithCancel(context.Background())
+	p.stopWatching = stop
+	p.watcher.Go(func() { p.watchShortage(watching, cmp.Or(options.shortageInterval, shortageInterval)) })
 	return p, nil
 }
 
 // Close ends the pool. It must come after the last call has returned.
 func (p *Pool) Close() error {
+	p.stopWatching()
+	p.watcher.Wait()
 	p.committer.close()
 	return p.closeFiles()
 }
 
 // prepare opens the folder and takes the lock.
 func prepare(dir string, options Options) (_ *Pool, err error) {
+	overcommit, err := checkOvercommit(options.Overcommit)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return nil, err
 	}
@@ -98,7 +116,7 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 	if p.root, err = os.Open(dir); err != nil {
 		return nil, err
 	}
-	p.space.root = p.root
+	p.space.root, p.space.overcommit = p.root, overcommit
 	if err = checkOwner(p.root); err == nil {
 		p.lock, err = lockPool(p.root)
 	}
@@ -203,6 +221,6 @@ func (p *Pool) forget(id string) {
 func (p *Pool) volume(id string, m meta, sizeBytes int64) Volume {
 	return Volume{
 		ID: id, Name: m.Name, FSType: m.FSType, Parameters: m.Parameters, Created: m.Created,
-		SizeBytes: sizeBytes, ImagePath: filepath.Join(p.dir, id, imageName),
+		SizeBytes: sizeBytes, Overcommit: m.Overcommit, ImagePath: filepath.Join(p.dir, id, imageName),
 	}
 }

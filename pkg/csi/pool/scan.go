@@ -53,7 +53,7 @@ func (p *Pool) scanVolume(ctx context.Context, id string) error {
 	volume, err := p.readVolume(id)
 	if err == nil {
 		p.volumes[id] = entry{volume: volume}
-		p.space.promisedBytes += costBytes(volume.SizeBytes)
+		p.space.add(p.promiseOf(volume).bookedBytes())
 		return nil
 	}
 	if f := new(unfinishedError); errors.As(err, &f) {

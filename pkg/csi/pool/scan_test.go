@@ -29,7 +29,7 @@ func TestRestartFindsEveryVolumeAsItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	before[0].SizeBytes = 2 * gib
-	promised := p.space.promised()
+	promised := p.space.booked()
 	closePool(t, p)
 
 	again := open(t, dir)
@@ -42,7 +42,7 @@ func TestRestartFindsEveryVolumeAsItWas(t *testing.T) {
 			t.Errorf("volume is %v after the restart, was %v", got, want)
 		}
 	}
-	if got := again.space.promised(); got != promised {
+	if got := again.space.booked(); got != promised {
 		t.Errorf("%d bytes promised after the restart, %d before", got, promised)
 	}
 }
@@ -148,8 +148,8 @@ func TestADamagedVolumeIsNotMadeAnewAndCanBeDeleted(t *testing.T) {
 	if err := p.Delete(t.Context(), id); err != nil {
 		t.Error(err)
 	}
-	if left := entries(t, dir); len(left) != 0 || p.space.promised() != 0 {
-		t.Errorf("left after the delete: %v and %d bytes promised", left, p.space.promised())
+	if left := entries(t, dir); len(left) != 0 || p.space.booked() != 0 {
+		t.Errorf("left after the delete: %v and %d bytes promised", left, p.space.booked())
 	}
 }
 

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"os"
@@ -10,13 +9,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// space keeps the promise that every volume can be written full: what the pool's file system has left, plus what
-// the images already take of it, must cover what all volumes together may come to take.
+// space keeps the pool's books: what it has promised to its volumes and snapshots, and whether it can promise more.
+//
+// Without over-commitment the promise is that everything can be written full at the same time: what the file system
+// has left, plus what has been taken of it already, covers what all together may come to take. With an
+// over-commitment of 3, three bytes are promised for each that there is; the operator bets that they are not all
+// written. Two things hold even then: a single volume can be written full if the others leave it the room, and
+// nothing is promised any more when the disk itself is nearly full.
+//
+// Whoever makes something that takes space books a promise first, and takes it back when the making fails or the
+// thing is gone. What is already on the disk is found out by looking (holdings.go), only when it matters.
 type space struct {
-	root *os.File
+	root       *os.File
+	overcommit float64 // what the operator allows, at least 1
 
-	mu            sync.Mutex
-	promisedBytes int64 // the sum of costBytes over all volumes; guarded by mu
+	mu          sync.Mutex
+	bookedBytes int64 // the sum of all promises' bookedBytes; guarded by mu
+}
+
+// promise is what the pool owes one volume or snapshot. The zero value is nothing.
+type promise struct {
+	// costBytes is what it takes of the disk when it is written full.
+	costBytes int64
+	// overcommit is how many bytes may be promised for each that there is.
+	overcommit float64
+}
+
+func (p promise) bookedBytes() int64 {
+	if p.overcommit <= 1 {
+		return p.costBytes
+	}
+	return int64(math.Ceil(float64(p.costBytes) / p.overcommit))
 }
 
 // costBytes is what a volume written full takes of the pool's file system: its bytes, the maps that find them
@@ -29,144 +52,101 @@ func largestSize(freeBytes int64) int64 {
 	return max(0, size/alignBytes*alignBytes)
 }
 
-// reserve takes the space of one more volume.
-func (s *space) reserve(sizeBytes int64, allocated func() int64) error {
-	return s.take(costBytes(sizeBytes), allocated)
+// change books what to needs more than from, or returns ErrNoSpace. taken says how much of all promises is on the
+// disk already.
+func (s *space) change(from, to promise, taken func() int64) error {
+	return s.fit(from, to, true, taken)
 }
 
-// grow takes what a larger volume needs more.
-func (s *space) grow(fromBytes, toBytes int64, allocated func() int64) error {
-	return s.take(costBytes(toBytes)-costBytes(fromBytes), allocated)
+// check is change without booking.
+func (s *space) check(from, to promise, taken func() int64) error {
+	return s.fit(from, to, false, taken)
 }
 
-func (s *space) release(sizeBytes int64) { s.give(costBytes(sizeBytes)) }
+// release takes a promise back.
+func (s *space) release(p promise) { s.add(-p.bookedBytes()) }
 
-func (s *space) shrink(fromBytes, toBytes int64) { s.give(costBytes(fromBytes) - costBytes(toBytes)) }
+// revert takes a change back.
+func (s *space) revert(from, to promise) { s.add(from.bookedBytes() - to.bookedBytes()) }
 
-func (s *space) give(bytes int64) {
+// add books what exists already, whether it fits or not.
+func (s *space) add(bookedBytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.promisedBytes -= bytes
+	s.bookedBytes += bookedBytes
 }
 
-func (s *space) take(bytes int64, allocated func() int64) error {
-	return s.fit(bytes, bytes, allocated)
-}
-
-// check is take without taking.
-func (s *space) check(bytes int64, allocated func() int64) error { return s.fit(bytes, 0, allocated) }
-
-// fit returns ErrNoSpace unless bytes can be promised, and then books so many.
-//
-// Asking every image how much it has allocated takes time in proportion to their number, and is only needed when
-// the pool is nearly full: without it the answer is too low, never too high.
-func (s *space) fit(bytes, book int64, allocated func() int64) error {
-	leftBytes, err := s.leftBytes()
+// fit asks for what is taken only when it has to: that takes time in proportion to the number of volumes, and is only
+// needed when the pool is nearly full. Without it the answer is too low, never too high.
+func (s *space) fit(from, to promise, book bool, taken func() int64) error {
+	disk, err := s.disk()
 	if err != nil {
 		return err
 	}
-	if s.fitIn(leftBytes, bytes, book) {
+	if s.nearlyFull(disk) {
+		return fmt.Errorf("%w: only %d of the disk's %d bytes are left, and the pool is over-committed (%gx): "+
+			"nothing is promised before there is room again", ErrNoSpace, disk.leftBytes, disk.totalBytes, s.overcommit)
+	}
+	if s.fitIn(disk.leftBytes, from, to, book) {
 		return nil
 	}
-	leftBytes += allocated()
-	if s.fitIn(leftBytes, bytes, book) {
+	usableBytes := disk.leftBytes + taken()
+	if s.fitIn(usableBytes, from, to, book) {
 		return nil
+	}
+	if to.costBytes > usableBytes {
+		return fmt.Errorf("%w: %d bytes are needed, the whole pool has room for %d", ErrNoSpace, to.costBytes, usableBytes)
 	}
 	return fmt.Errorf("%w: %d bytes are needed, %d are free and not promised to other volumes",
-		ErrNoSpace, bytes, max(0, leftBytes-s.promised()))
+		ErrNoSpace, to.costBytes-from.costBytes, s.promisable(usableBytes, to.overcommit))
 }
 
-func (s *space) fitIn(leftBytes, bytes, book int64) bool {
+func (s *space) fitIn(usableBytes int64, from, to promise, book bool) bool {
+	moreBytes := to.bookedBytes() - from.bookedBytes()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if leftBytes-s.promisedBytes < bytes {
+	if to.costBytes > usableBytes || usableBytes-s.bookedBytes < moreBytes {
 		return false
 	}
-	s.promisedBytes += book
+	if book {
+		s.bookedBytes += moreBytes
+	}
 	return true
 }
 
-func (s *space) promised() int64 {
+// promisable is how many bytes can still be promised at that over-commitment, of a disk with so many for this pool.
+func (s *space) promisable(usableBytes int64, overcommit float64) int64 {
+	return int64(float64(max(0, usableBytes-s.booked())) * max(1, overcommit))
+}
+
+func (s *space) booked() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.promisedBytes
+	return s.bookedBytes
 }
 
-// leftBytes is what the pool's file system can still take from an ordinary user: root's reserve stays untouched.
-func (s *space) leftBytes() (int64, error) {
+// diskSpace is what the pool's file system has, as an ordinary user sees it: root's reserve stays untouched.
+type diskSpace struct{ totalBytes, leftBytes int64 }
+
+func (s *space) disk() (diskSpace, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(s.root.Fd()), &fs); err != nil {
-		return 0, fmt.Errorf("ask the pool's file system for its free space: %w", err)
+		return diskSpace{}, fmt.Errorf("ask the pool's file system for its free space: %w", err)
 	}
-	if fs.Bavail > uint64(math.MaxInt64/max(1, fs.Frsize)) {
-		return math.MaxInt64 / 2, nil
+	bytes := func(blocks uint64) int64 {
+		if blocks > uint64(math.MaxInt64/max(1, fs.Frsize)) {
+			return math.MaxInt64 / 2
+		}
+		return int64(blocks) * fs.Frsize
 	}
-	return int64(fs.Bavail) * fs.Frsize, nil
+	return diskSpace{totalBytes: bytes(fs.Blocks), leftBytes: bytes(fs.Bavail)}, nil
 }
 
-// allocatedBytes sums up how much of what is promised the images have already taken.
-func (p *Pool) allocatedBytes() int64 {
-	var sum int64
-	for _, v := range p.List(context.Background()) {
-		sum += min(p.allocatedBytesOf(v.ID), costBytes(v.SizeBytes))
-	}
-	return sum
-}
+// nearlyFullPart is the part of the disk that an over-committed pool keeps for what it has promised already: a
+// machine whose volume finds no room stands still, and with it the pod.
+const nearlyFullPart = 20
 
-// allocatedBytesOf is what one volume's image takes on the disk; nothing when it cannot be found out.
-func (p *Pool) allocatedBytesOf(id string) int64 {
-	f, err := openFolder(p.root, id)
-	if err != nil {
-		return 0
-	}
-	defer f.close()
-	size, err := f.imageSize()
-	if err != nil {
-		return 0
-	}
-	return size.allocatedBytes
-}
-
-// Usage returns how many bytes of the volume's size are in use in the pool: what the guest has written at some time
-// and not discarded. It says nothing about free space in the guest's file system.
-func (p *Pool) Usage(ctx context.Context, id string) (usedBytes int64, err error) {
-	v, err := p.Get(ctx, id)
-	if err != nil {
-		return 0, err
-	}
-	return min(p.allocatedBytesOf(id), v.SizeBytes), nil
-}
-
-// Capacity is what a pool has room for.
-type Capacity struct {
-	AvailableBytes     int64 // the largest volume that can be made now, 0 if none can
-	MinimumVolumeBytes int64 // the smallest with that file system
-	MaximumVolumeBytes int64 // the largest with that file system that can be made now
-}
-
-// Capacity returns what the pool has room for in volumes with that file system.
-func (p *Pool) Capacity(_ context.Context, fsType string) (Capacity, error) {
-	fs, known := fileSystems[fsType]
-	if !known {
-		return Capacity{}, unknownFileSystem(fsType)
-	}
-	leftBytes, err := p.space.leftBytes()
-	if err != nil {
-		return Capacity{}, err
-	}
-	available := largestSize(leftBytes + p.allocatedBytes() - p.space.promised())
-	if available < fs.minBytes {
-		available = 0
-	}
-	return Capacity{
-		AvailableBytes:     available,
-		MinimumVolumeBytes: fs.minBytes,
-		MaximumVolumeBytes: min(available, fs.maxBytes),
-	}, nil
-}
-
-// Check reports whether the pool's file system answers.
-func (p *Pool) Check(context.Context) error {
-	_, err := p.space.leftBytes()
-	return err
+// nearlyFull does not concern a pool that promises no more than it has: there the room that is left is accounted for.
+func (s *space) nearlyFull(d diskSpace) bool {
+	return s.overcommit > 1 && d.leftBytes < d.totalBytes/nearlyFullPart
 }

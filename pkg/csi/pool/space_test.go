@@ -14,7 +14,7 @@ func TestEveryVolumeOfAFullPoolCanBeWrittenFull(t *testing.T) {
 	for _, fsType := range []string{"tmpfs", "ext4", "xfs"} {
 		t.Run(fsType, func(t *testing.T) {
 			p := open(t, mountSmall(t, fsType, 400*mib))
-			capacity, err := p.Capacity(t.Context(), "ext4")
+			capacity, err := p.Capacity(t.Context(), Spec{FSType: "ext4"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,12 +67,12 @@ func fill(t *testing.T, v Volume) {
 func TestWhatIsWrittenIsNotCountedTwice(t *testing.T) {
 	p := open(t, mountSmall(t, "tmpfs", 100*mib))
 	v := create(t, p, "first", 60*mib)
-	before, err := p.Capacity(t.Context(), "ext4")
+	before, err := p.Capacity(t.Context(), Spec{FSType: "ext4"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	fill(t, v)
-	after, err := p.Capacity(t.Context(), "ext4")
+	after, err := p.Capacity(t.Context(), Spec{FSType: "ext4"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,16 +98,16 @@ func TestGrowthIsPromisedToo(t *testing.T) {
 
 func TestCapacityNamesWhatAFileSystemNeeds(t *testing.T) {
 	p := open(t, mountSmall(t, "tmpfs", 100*mib))
-	ext4, err := p.Capacity(t.Context(), "ext4")
+	ext4, err := p.Capacity(t.Context(), Spec{FSType: "ext4"})
 	if err != nil || ext4.AvailableBytes < 95*mib || ext4.MaximumVolumeBytes != ext4.AvailableBytes || ext4.MinimumVolumeBytes != 16*mib {
 		t.Errorf("ext4: %+v, %v", ext4, err)
 	}
 	create(t, p, "the largest", ext4.MaximumVolumeBytes)
-	xfs, err := p.Capacity(t.Context(), "xfs")
+	xfs, err := p.Capacity(t.Context(), Spec{FSType: "xfs"})
 	if err != nil || xfs.AvailableBytes != 0 || xfs.MaximumVolumeBytes != 0 {
 		t.Errorf("xfs in too small a pool: %+v, %v; want nothing", xfs, err)
 	}
-	if _, err := p.Capacity(t.Context(), "vfat"); !errors.Is(err, ErrInvalidSpec) {
+	if _, err := p.Capacity(t.Context(), Spec{FSType: "vfat"}); !errors.Is(err, ErrInvalidSpec) {
 		t.Errorf("vfat: %v, want %v", err, ErrInvalidSpec)
 	}
 }
