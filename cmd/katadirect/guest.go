@@ -28,7 +28,7 @@ func newGuestBuild() *cobra.Command {
 agent. The packages are downloaded with apt-get and unpacked, never installed; root is not needed. The same packages
 and agent give the same bytes, and an image that is up to date is left as it is.`,
 		Example: `  katadirect guest build
-  katadirect guest build --dir /usr/share/katadirect/guest --btrfs`,
+  katadirect guest build --dir /usr/share/katadirect/guest --btrfs --debug`,
 	}
 	var options guestimage.Options
 	flags := cmd.Flags()
@@ -36,7 +36,7 @@ and agent give the same bytes, and an image that is up to date is left as it is.
 	flags.StringVar(&options.AgentPath, "agent", "", "the agent's program (default beside this one, then /usr/libexec/katadirect/agent)")
 	flags.StringVar(&options.KernelPackage, "kernel", guestimage.DefaultKernelPackage, "Debian package of the kernel")
 	flags.StringVar(&options.CacheDir, "cache", "", "folder that keeps packages between builds (default $XDG_CACHE_HOME/katadirect)")
-	flags.BoolVar(&options.Btrfs, "btrfs", false, "add the tools that make btrfs file systems")
+	flags.BoolVar(&options.Btrfs, "btrfs", false, "add the btrfs program, for a person who looks into a machine")
 	flags.BoolVar(&options.Debug, "debug", false, "add a shell; never for production")
 	output := outputFlag(cmd, formatText)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {

@@ -31,6 +31,7 @@ var baseTools = []tool{
 	},
 	ipTables,
 	{pkg: "xfsprogs", files: []string{"/sbin/mkfs.xfs", "/sbin/xfs_repair"}},
+	{pkg: "btrfs-progs", files: []string{"/sbin/mkfs.btrfs"}},
 	// The C library loads it by name when a thread is cancelled, so no
 	// DT_NEEDED leads to it.
 	{pkg: "libgcc-s1", files: []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1"}},
@@ -57,7 +58,7 @@ var ipTables = tool{
 	},
 }
 
-var btrfsTools = tool{pkg: "btrfs-progs", files: []string{"/bin/btrfs", "/sbin/mkfs.btrfs"}}
+var btrfsTools = tool{pkg: "btrfs-progs", files: []string{"/bin/btrfs"}}
 
 var debugTools = tool{
 	pkg:   "busybox-static",

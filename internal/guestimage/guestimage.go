@@ -41,8 +41,8 @@ type Options struct {
 	CacheDir string
 	// Debug adds a static busybox at /bin/busybox, and /bin/sh.
 	Debug bool
-	// Btrfs adds mkfs.btrfs and btrfs. The kernel's btrfs modules are always
-	// there: a volume that is btrfs already mounts without the tools.
+	// Btrfs adds btrfs, for a person who looks into a machine. What volumes
+	// need, the modules and mkfs.btrfs, is always there.
 	Btrfs bool
 	// Bare leaves out all but /init and the modules of the group "boot".
 	// Benchmarks boot it as the floor.

@@ -7,24 +7,34 @@ import (
 
 // Mount options go into the record and from there to the guest's mount(2). Only those named here do. What is left out
 // and why: bind, loop, remount and the like are not mounts of a device; suid, dev and exec undo what the guest's agent
-// decides; nobarrier, data=writeback and norecovery lose data; options naming other devices (logdev, journal_path)
-// reach beyond the volume.
+// decides; nobarrier, data=writeback, norecovery, degraded and rescue lose data; options naming other devices (logdev,
+// journal_path, device) reach beyond the volume; errors=panic and fatal_errors end the whole pod; subvol hides a part of
+// the volume from whoever measures it, and user_subvol_rm_allowed lets anybody delete one.
 var (
 	// flagOptions take no value, on every file system.
 	flagOptions = []string{
 		"ro", "rw", "noatime", "nodiratime", "relatime", "strictatime", "lazytime", "nolazytime",
 		"nosuid", "nodev", "noexec", "sync", "dirsync", "discard", "nodiscard",
 	}
-	// fsOptions are those of one file system. A name ending in "=" takes a value.
+	// fsOptions are those of one file system. A name ending in "=" or ":" is followed by a number.
 	fsOptions = map[string][]string{
+		"btrfs": {
+			"acl", "noacl", "autodefrag", "noautodefrag", "commit=", "compress", "compress=no", "compress=lzo", "compress=zlib",
+			"compress=zlib:", "compress=zstd", "compress=zstd:", "compress-force", "compress-force=lzo", "compress-force=zlib",
+			"compress-force=zlib:", "compress-force=zstd", "compress-force=zstd:", "datacow", "nodatacow", "datasum",
+			"nodatasum", "discard=async", "discard=sync", "flushoncommit", "noflushoncommit", "max_inline=",
+			"metadata_ratio=", "space_cache=v2", "ssd", "nossd", "ssd_spread", "nossd_spread", "thread_pool=", "treelog",
+			"notreelog",
+		},
 		"ext4": {
 			"acl", "noacl", "user_xattr", "nouser_xattr", "delalloc", "nodelalloc", "auto_da_alloc", "barrier",
 			"barrier=1", "journal_checksum", "init_itable=", "noinit_itable", "commit=", "stripe=",
-			"data=ordered", "data=journal", "errors=remount-ro", "max_batch_time=", "min_batch_time=",
+			"data=ordered", "data=journal", "dioread_lock", "dioread_nolock", "errors=remount-ro", "inode_readahead_blks=",
+			"max_batch_time=", "min_batch_time=",
 		},
 		"xfs": {
 			"inode64", "inode32", "largeio", "nolargeio", "swalloc", "allocsize=", "logbufs=", "logbsize=",
-			"filestreams", "uquota", "usrquota", "gquota", "grpquota", "pquota", "prjquota", "nouuid", "wsync",
+			"filestreams", "uquota", "usrquota", "gquota", "grpquota", "pquota", "prjquota", "noalign", "nouuid", "sunit=", "swidth=", "wsync",
 		},
 	}
 )
@@ -73,11 +83,10 @@ func optionAllowed(fsType, option string) bool {
 
 // optionMatches compares with one entry of the list. Values are numbers, with a size suffix where xfs takes one.
 func optionMatches(known, option string) bool {
-	name, takesValue := strings.CutSuffix(known, "=")
-	if !takesValue {
+	if !strings.HasSuffix(known, "=") && !strings.HasSuffix(known, ":") {
 		return known == option
 	}
-	value, found := strings.CutPrefix(option, name+"=")
+	value, found := strings.CutPrefix(option, known)
 	digits := strings.TrimRight(value, "kKmMgG")
 	return found && len(value)-len(digits) <= 1 && digits != "" && strings.Trim(digits, "0123456789") == ""
 }

@@ -82,6 +82,16 @@ func TestMountOptionsPassAnAllowList(t *testing.T) {
 		"xfs's own":                  {"xfs", []string{"logbsize=256k", "inode64"}, "logbsize=256k inode64"},
 		"xfs's own on ext4":          {"ext4", []string{"inode64"}, "!"},
 		"ext4's own on xfs":          {"xfs", []string{"commit=30"}, "!"},
+		"btrfs's own":                {"btrfs", []string{"compress=zstd:3,ssd", "compress-force=lzo"}, "compress=zstd:3 ssd compress-force=lzo"},
+		"btrfs's own on xfs":         {"xfs", []string{"compress=zstd"}, "!"},
+		"an unknown compression":     {"btrfs", []string{"compress=zip"}, "!"},
+		"a level that is not one":    {"btrfs", []string{"compress=zstd:fast"}, "!"},
+		"a part of a btrfs":          {"btrfs", []string{"subvol=/other"}, "!"},
+		"another device of a btrfs":  {"btrfs", []string{"device=/dev/sda"}, "!"},
+		"half a btrfs":               {"btrfs", []string{"degraded"}, "!"},
+		"a btrfs to be rescued":      {"btrfs", []string{"rescue=all"}, "!"},
+		"a panic":                    {"ext4", []string{"errors=panic"}, "!"},
+		"a panic on btrfs":           {"btrfs", []string{"fatal_errors=panic"}, "!"},
 		"any, not known yet":         {"", []string{"inode64", "commit=30"}, "inode64 commit=30"},
 		"no barrier":                 {"ext4", []string{"nobarrier"}, "!"},
 		"barrier=0":                  {"ext4", []string{"barrier=0"}, "!"},
@@ -128,11 +138,11 @@ func FuzzMountOptions(f *testing.F) {
 		}
 		for _, option := range options {
 			name, value, _ := strings.Cut(option, "=")
-			if strings.ContainsAny(option, ", \t\n\x00/:\\") || strings.ContainsAny(value, "=") {
+			if strings.ContainsAny(option, ", \t\n\x00/\\") || strings.ContainsAny(value, "=") {
 				t.Errorf("%q let %q through", flag, option)
 			}
 			switch name {
-			case "bind", "rbind", "loop", "remount", "move", "suid", "dev", "nobarrier", "norecovery", "logdev", "rtdev":
+			case "bind", "rbind", "loop", "remount", "move", "suid", "dev", "nobarrier", "norecovery", "logdev", "rtdev", "device", "subvol", "degraded", "rescue":
 				t.Errorf("%q let %q through", flag, option)
 			}
 		}
@@ -194,6 +204,7 @@ func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
 		"anything":   {&csi.GetCapacityRequest{}, true, 16 << 20},
 		"xfs":        {&csi.GetCapacityRequest{Parameters: map[string]string{parameterFSType: "xfs"}}, true, 300 << 20},
 		"xfs by cap": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("xfs"))}}, true, 300 << 20},
+		"btrfs":      {&csi.GetCapacityRequest{Parameters: map[string]string{parameterFSType: "btrfs"}}, true, 256 << 20},
 		"elsewhere":  {&csi.GetCapacityRequest{AccessibleTopology: elsewhere}, false, 0},
 	}
 	for name, test := range tests {
@@ -207,8 +218,8 @@ func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
 	}
 	_, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"colour": "red"}})
 	refused(t, err, codes.InvalidArgument, "colour")
-	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("btrfs"))}})
-	refused(t, err, codes.InvalidArgument, "btrfs")
+	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("ext2"))}})
+	refused(t, err, codes.InvalidArgument, "ext2")
 	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{
 		capability(withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)),
 	}})

@@ -72,7 +72,7 @@ func buildImage() (guestimage.Image, error) {
 		return guestimage.Image{}, fmt.Errorf("build the agent: %w\n%s", err, out)
 	}
 	return guestimage.Build(context.Background(), guestimage.Options{
-		Output: filepath.Join(workDir, "image"), AgentPath: agent, Btrfs: true,
+		Output: filepath.Join(workDir, "image"), AgentPath: agent,
 	})
 }
 

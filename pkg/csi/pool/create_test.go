@@ -206,6 +206,7 @@ func TestChooseSize(t *testing.T) {
 		"rounding beyond the limit":   {"ext4", SizeRange{RequiredBytes: gib + 1, LimitBytes: gib + 2}, 0, ErrOutOfRange},
 		"small ext4 grows to least":   {"ext4", SizeRange{RequiredBytes: 1}, 16 * mib, nil},
 		"small xfs grows to least":    {"xfs", SizeRange{RequiredBytes: 16 * mib}, 300 * mib, nil},
+		"small btrfs grows to least":  {"btrfs", SizeRange{RequiredBytes: 16 * mib}, 256 * mib, nil},
 		"least beyond the limit":      {"xfs", SizeRange{RequiredBytes: 16 * mib, LimitBytes: 299 * mib}, 0, ErrOutOfRange},
 		"tiny limit":                  {"ext4", SizeRange{LimitBytes: 1}, 0, ErrOutOfRange},
 		"limit below required":        {"ext4", SizeRange{RequiredBytes: 2 * gib, LimitBytes: gib}, 0, ErrOutOfRange},

@@ -25,11 +25,13 @@ const (
 type limits struct{ minBytes, maxBytes int64 }
 
 // fileSystems are those a guest can make on a volume. Minima: mke2fs makes an ext4 with a journal from 16 MiB on;
-// mkfs.xfs refuses less than 300 MB since xfsprogs 5.19. Maxima: a file on an ext4 host ends at 16 TiB; 500 TiB is
-// what xfs is supported for.
+// mkfs.xfs refuses less than 300 MB since xfsprogs 5.19; mkfs.btrfs refuses less than 109 MiB, of which a quarter would
+// be left for files. Maxima: a file on an ext4 host ends at 16 TiB; 500 TiB is what xfs is supported for, and no less
+// than anybody has tried with btrfs.
 var fileSystems = map[string]limits{
-	"ext4": {minBytes: 16 * mib, maxBytes: 16 * tib},
-	"xfs":  {minBytes: 300 * mib, maxBytes: 500 * tib},
+	"btrfs": {minBytes: 256 * mib, maxBytes: 500 * tib},
+	"ext4":  {minBytes: 16 * mib, maxBytes: 16 * tib},
+	"xfs":   {minBytes: 300 * mib, maxBytes: 500 * tib},
 }
 
 // FileSystems returns the file systems that volumes can have, sorted.
