@@ -19,7 +19,7 @@ type controller struct {
 	staged   *stage.Store
 	records  records
 	topology topology
-	stats    *lastStats
+	checkup  *checkup
 	log      *slog.Logger
 }
 
@@ -32,6 +32,8 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 		csi.ControllerServiceCapability_RPC_GET_VOLUME,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 	} {
 		all = append(all, &csi.ControllerServiceCapability{
 			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}},
@@ -123,7 +125,7 @@ func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeReques
 	if err := c.pool.Delete(ctx, id); err != nil {
 		return nil, err
 	}
-	c.stats.forget(id)
+	c.checkup.views.Forget(id)
 	return &csi.DeleteVolumeResponse{}, nil
 }
 

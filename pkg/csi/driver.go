@@ -10,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 
+	"github.com/katadirect/katadirect/pkg/csi/guestview"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -42,6 +43,7 @@ type Driver struct {
 	identity   identity
 	controller csi.ControllerServer
 	node       csi.NodeServer
+	checkup    *checkup
 	log        *slog.Logger
 }
 
@@ -62,26 +64,31 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		return nil, err
 	}
 	var (
-		found = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
-		place = topology(c.NodeID)
-		stats = &lastStats{}
-		held  = &locks{}
+		found     = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
+		place     = topology(c.NodeID)
+		sandboxes = guests{c.Sandboxes}
+		check     = newCheckup(volumes, found, sandboxes, guestview.New(c.Log))
+		held      = &locks{}
 	)
 	return &Driver{
 		pool:     volumes,
 		identity: identity{pool: volumes},
 		controller: serialController{locks: held, idOf: volumes.ID, ControllerServer: &controller{
-			pool: volumes, staged: staged, records: found, topology: place, stats: stats, log: c.Log,
+			pool: volumes, staged: staged, records: found, topology: place, checkup: check, log: c.Log,
 		}},
 		node: serialNode{locks: held, NodeServer: &node{
-			pool: volumes, staged: staged, records: found, guests: guests{c.Sandboxes}, topology: place, stats: stats, log: c.Log,
+			pool: volumes, staged: staged, records: found, guests: sandboxes, topology: place, checkup: check, log: c.Log,
 		}},
-		log: c.Log,
+		checkup: check,
+		log:     c.Log,
 	}, nil
 }
 
 // Close gives the pool back. It must come after Serve has returned.
-func (d *Driver) Close() error { return d.pool.Close() }
+func (d *Driver) Close() error {
+	d.checkup.views.Close()
+	return d.pool.Close()
+}
 
 // Serve answers calls on the listener until ctx ends. Then it takes no new ones, lets those under way finish for a
 // bounded time, and returns.

@@ -10,12 +10,8 @@ import (
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
-const (
-	// statsTimeout bounds how long a stats call waits for a guest: kubelet asks for all volumes in turn.
-	statsTimeout = 2 * time.Second
-	// resizeTimeout bounds how long an expansion waits for a guest to grow its file system.
-	resizeTimeout = 60 * time.Second
-)
+// resizeTimeout bounds how long an expansion waits for a guest to grow its file system.
+const resizeTimeout = 60 * time.Second
 
 // guests reaches the sandboxes that have volumes, through their shims' management sockets.
 type guests struct {
@@ -26,9 +22,8 @@ func (g guests) client(sandboxID string) *directvolume.Client {
 	return directvolume.NewClient(sandboxID, directvolume.WithClientSandboxes(g.sandboxes))
 }
 
+// stats asks the guest for as long as ctx says.
 func (g guests) stats(ctx context.Context, sandboxID, device string) (directvolume.VolumeStats, error) {
-	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
-	defer cancel()
 	return g.client(sandboxID).Stats(ctx, device)
 }
 

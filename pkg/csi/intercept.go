@@ -55,7 +55,8 @@ func recovered(ctx context.Context, log *slog.Logger, request any, handle grpc.U
 // quiet are the calls that change nothing and come often.
 var quiet = []string{
 	"GetPluginInfo", "GetPluginCapabilities", "Probe", "ControllerGetCapabilities", "GetCapacity",
-	"ValidateVolumeCapabilities", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats",
+	"ValidateVolumeCapabilities", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats", "NodeGetVolumeHealth",
+	"NodeGetStorageHealth", "ControllerGetVolumeHealth", "ControllerListVolumeHealth",
 }
 
 // logCall writes as loudly as the outcome deserves. ABORTED is quiet: that call is repeated anyway.

@@ -11,6 +11,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
+	"github.com/katadirect/katadirect/pkg/csi/guestview"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -73,22 +74,32 @@ func TestStatsOfAGuestThatDoesNotAnswer(t *testing.T) {
 	v, target := h.published("pvc")
 	var hangs atomic.Bool
 	never := answerNever(t)
-	s := h.runShim("sandbox1", map[string]http.HandlerFunc{directvolume.PathStats: func(w http.ResponseWriter, r *http.Request) {
+	answers := func(w http.ResponseWriter, r *http.Request) {
 		if hangs.Load() {
 			never(w, r)
 			return
 		}
 		guestUsage(w, r)
-	}})
+	}
+	s := h.runShim("sandbox1", map[string]http.HandlerFunc{directvolume.PathStats: answers})
 	s.claim(target)
 	hangs.Store(true)
 	start := time.Now()
 	_, err := v.stats(target)
 	refused(t, err, codes.Unavailable, v.id)
-	if took := time.Since(start); took > 2*statsTimeout {
+	if took := time.Since(start); took > 2*guestview.Patience {
 		t.Errorf("the answer took %v", took)
 	}
+	start = time.Now()
+	_, err = v.stats(target)
+	refused(t, err, codes.Unavailable, v.id)
+	if took := time.Since(start); took > guestview.Patience/2 {
+		t.Errorf("the second answer took %v, for a guest that is known not to answer", took)
+	}
+	s.die() // and comes back as another machine
 	hangs.Store(false)
+	s = h.runShim("sandbox2", map[string]http.HandlerFunc{directvolume.PathStats: answers})
+	s.claim(target)
 	_, err = v.stats(target)
 	must(t, err)
 	hangs.Store(true)
@@ -97,12 +108,19 @@ func TestStatsOfAGuestThatDoesNotAnswer(t *testing.T) {
 	checkGuestUsage(t, usage)
 }
 
-func TestStatsAreNeverNegative(t *testing.T) {
+func TestStatsOfAGuestAreNeverMoreThanCanBe(t *testing.T) {
 	usage := usageOf(directvolume.VolumeStats{Usage: []directvolume.VolumeUsage{
 		{Available: math.MaxUint64, Total: 1 << 63, Used: math.MaxInt64, Unit: directvolume.UnitBytes},
-	}})
-	if usage[0].GetAvailable() < 0 || usage[0].GetTotal() < 0 || usage[0].GetUsed() < 0 {
-		t.Errorf("a guest's numbers became %v", usage)
+		{Available: math.MaxUint64, Total: math.MaxUint64, Used: math.MaxUint64, Unit: directvolume.UnitInodes},
+		{Total: 1, Unit: directvolume.UnitBytes},
+	}}, gib)
+	if len(usage) != 2 {
+		t.Fatalf("a guest's numbers became %v", usage)
+	}
+	for i, most := range []int64{gib, math.MaxInt64} {
+		if u := usage[i]; u.GetTotal() != most || u.GetAvailable() > most || u.GetUsed() > most || u.GetAvailable() < 0 || u.GetUsed() < 0 {
+			t.Errorf("a guest's numbers became %v", u)
+		}
 	}
 }
 

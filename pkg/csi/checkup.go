@@ -1,0 +1,138 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/katadirect/katadirect/pkg/csi/guestview"
+	"github.com/katadirect/katadirect/pkg/csi/health"
+	"github.com/katadirect/katadirect/pkg/csi/pool"
+)
+
+const (
+	// listPatience bounds how long a list of the health of all volumes waits for all guests together.
+	listPatience = 5 * time.Second
+	// listAtOnce is how many volumes it looks at at a time.
+	listAtOnce = 16
+	// poolPatience bounds how long the pool's file system is waited for.
+	poolPatience = 2 * time.Second
+)
+
+// checkup finds out how volumes and the pool are. Controller and node ask the same one.
+type checkup struct {
+	pool    *pool.Pool
+	records records
+	guests  guests
+	views   *guestview.Views
+
+	pooling chan struct{} // of 1; held while the pool is looked at
+}
+
+func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views) *checkup {
+	return &checkup{pool: p, records: r, guests: g, views: v, pooling: make(chan struct{}, 1)}
+}
+
+// gauge is the one for the volume, as it is staged.
+func (c *checkup) gauge(v pool.Volume) gauge { return c.gaugeWith(v, c.records.of) }
+
+// gaugeWith is gauge for a caller who has read the records.
+func (c *checkup) gaugeWith(_ pool.Volume, publications publicationsOf) gauge {
+	return guestGauge{pool: c.pool, publications: publications, guests: c.guests, views: c.views}
+}
+
+// volume returns what is wrong with a volume, nothing for a healthy one. It returns pool.ErrInvalidID or
+// pool.ErrNotFound for what is none.
+func (c *checkup) volume(ctx context.Context, id string) ([]health.Problem, error) {
+	return c.volumeWith(ctx, id, c.records.of)
+}
+
+func (c *checkup) volumeWith(ctx context.Context, id string, publications publicationsOf) ([]health.Problem, error) {
+	problems, err := c.pool.VolumeHealth(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	v, err := c.pool.Get(ctx, id)
+	if err != nil {
+		return problems, nil // damaged, and said already
+	}
+	r, err := c.gaugeWith(v, publications).read(ctx, v)
+	return append(problems, r.problems...), err
+}
+
+// diagnosis is one volume's.
+type diagnosis struct {
+	id       string
+	problems []health.Problem
+}
+
+// sick returns up to most volumes (0 means all) with which something is wrong, in the order of their ids, from the
+// first whose id comes after the one given, and reports whether there are more.
+func (c *checkup) sick(ctx context.Context, after string, most int) (found []diagnosis, more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	all, _ := c.pool.Page(ctx, after, 0)
+	publications, err := c.records.index(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for len(all) > 0 {
+		n := min(len(all), listAtOnce)
+		for _, one := range c.each(ctx, all[:n], publications) {
+			switch {
+			case len(one.problems) == 0:
+			case most > 0 && len(found) == most:
+				return found, true, nil
+			default:
+				found = append(found, one)
+			}
+		}
+		all = all[n:]
+	}
+	return found, false, nil
+}
+
+// each looks at some volumes at the same time. One that is deleted meanwhile is well.
+func (c *checkup) each(ctx context.Context, volumes []pool.Volume, publications publicationsOf) []diagnosis {
+	found := make([]diagnosis, len(volumes))
+	var looks sync.WaitGroup
+	for i, v := range volumes {
+		looks.Go(func() {
+			problems, err := c.volumeWith(ctx, v.ID, publications)
+			if err != nil && !errors.Is(err, pool.ErrNotFound) {
+				problems = append(problems, health.Problem{Severity: health.Degraded, Reason: health.GuestUnable,
+					Message: fmt.Sprintf("the volume's health cannot be found out: %v", err)})
+			}
+			found[i] = diagnosis{id: v.ID, problems: problems}
+		})
+	}
+	looks.Wait()
+	return found
+}
+
+// storage returns what is wrong with the pool. A pool that does not answer is not asked twice at a time: who hangs on
+// its disk hangs for good.
+func (c *checkup) storage(ctx context.Context) []health.Problem {
+	ctx, cancel := context.WithTimeout(ctx, poolPatience)
+	defer cancel()
+	silent := []health.Problem{{Severity: health.Inaccessible, Reason: health.PoolUnreachable,
+		Message: fmt.Sprintf("the file system of the pool %s has not answered within %s", c.pool.Dir(), poolPatience)}}
+	select {
+	case c.pooling <- struct{}{}:
+	case <-ctx.Done():
+		return silent
+	}
+	answer := make(chan []health.Problem, 1)
+	go func() {
+		defer func() { <-c.pooling }()
+		answer <- c.pool.Health(context.WithoutCancel(ctx))
+	}()
+	select {
+	case problems := <-answer:
+		return problems
+	case <-ctx.Done():
+		return silent
+	}
+}
