@@ -29,15 +29,19 @@ type Spec struct {
 	// Overcommit is how many bytes may be promised for each that there is, 1 to what the pool was opened with; 0 is
 	// whatever that is.
 	Overcommit float64
+	// Source is the id of the volume or snapshot that it is to hold the content of; Create makes empty ones only.
+	Source string
 }
 
 // Create makes the volume, or returns the one that an earlier call with a compatible Spec has made. When it returns,
 // the volume survives a power cut. It returns ErrIncompatible when a volume of that name is something else,
 // ErrInvalidSpec, ErrOutOfRange or ErrNoSpace.
 func (p *Pool) Create(ctx context.Context, spec Spec) (_ Volume, err error) {
-	if spec.Name == "" || len(spec.Name) > maxNameBytes {
-		return Volume{}, fmt.Errorf("%w: the name has %d bytes; 1 to %d are allowed",
-			ErrInvalidSpec, len(spec.Name), maxNameBytes)
+	if err := checkName(spec.Name); err != nil {
+		return Volume{}, err
+	}
+	if spec.Source != "" {
+		return Volume{}, fmt.Errorf("%w: Create makes empty volumes; BeginVolume copies", ErrInvalidSpec)
 	}
 	sizeBytes, err := spec.Size.choose(spec.FSType)
 	if err != nil {
@@ -82,6 +86,9 @@ func existing(e entry, spec Spec) (Volume, error) {
 	case v.FSType != spec.FSType:
 		return Volume{}, fmt.Errorf("%w: volume %q (%s) has %s, not %s",
 			ErrIncompatible, v.Name, v.ID, v.FSType, spec.FSType)
+	case v.Source != spec.Source:
+		return Volume{}, fmt.Errorf("%w: volume %q (%s) was made from %q, not from %q",
+			ErrIncompatible, v.Name, v.ID, v.Source, spec.Source)
 	case !maps.Equal(v.Parameters, spec.Parameters):
 		return Volume{}, fmt.Errorf("%w: volume %q (%s) was made with other parameters: %v, not %v",
 			ErrIncompatible, v.Name, v.ID, v.Parameters, spec.Parameters)

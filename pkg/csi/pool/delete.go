@@ -74,6 +74,11 @@ func (p *Pool) CheckUnlocked(id string) error {
 		return fmt.Errorf("look for locks: %w", err)
 	}
 	defer image.Close()
+	return checkUnlocked(image)
+}
+
+// checkUnlocked returns ErrImageInUse if anybody but this very file holds a lock.
+func checkUnlocked(image *os.File) error {
 	lock := unix.Flock_t{Type: unix.F_WRLCK} // the whole file
 	if err := unix.FcntlFlock(image.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
 		return fmt.Errorf("look for locks: %w", err)

@@ -116,12 +116,11 @@ func lockLikeQEMU(path string) error {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1})
 }
 
-func TestDeleteRefusesWhileAMachineHasTheImageOpen(t *testing.T) {
-	p := open(t, t.TempDir())
-	v := create(t, p, "pvc", gib)
-	writeImage(t, v, "data")
+// startMachine starts a process that has the image locked, and returns what ends it.
+func startMachine(t *testing.T, image string) (end func()) {
+	t.Helper()
 	machine := exec.Command(os.Args[0])
-	machine.Env = append(os.Environ(), lockEnv+"="+v.ImagePath)
+	machine.Env = append(os.Environ(), lockEnv+"="+image)
 	stdin, err := machine.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -136,16 +135,26 @@ func TestDeleteRefusesWhileAMachineHasTheImageOpen(t *testing.T) {
 	if _, err := stdout.Read(make([]byte, 7)); err != nil {
 		t.Fatal(err)
 	}
+	return func() {
+		stdin.Close()
+		if err := machine.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDeleteRefusesWhileAMachineHasTheImageOpen(t *testing.T) {
+	p := open(t, t.TempDir())
+	v := create(t, p, "pvc", gib)
+	writeImage(t, v, "data")
+	end := startMachine(t, v.ImagePath)
 	if err := p.Delete(t.Context(), v.ID); !errors.Is(err, ErrImageInUse) {
 		t.Errorf("delete of a locked image: %v, want %v", err, ErrImageInUse)
 	}
 	if got := readImage(t, v, 4); got != "data" {
 		t.Errorf("the image holds %q", got)
 	}
-	stdin.Close()
-	if err := machine.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	end()
 	if err := p.Delete(t.Context(), v.ID); err != nil {
 		t.Errorf("delete after the lock is gone: %v", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -39,6 +38,7 @@ type meta struct {
 	Parameters map[string]string `json:"parameters,omitempty"`
 	Overcommit float64           `json:"overcommit,omitempty"`
 	Created    time.Time         `json:"created"`
+	Source     string            `json:"source,omitempty"`
 }
 
 // openBelow opens name below dir. Neither ".." nor a symbolic link anywhere in name leads out of dir: the kernel
@@ -111,14 +111,9 @@ func (f *folder) imageSize() (imageSize, error) {
 }
 
 func (f *folder) readMeta() (meta, error) {
-	file, err := openBelow(f.dir, metaName, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	data, err := f.readFile(metaName)
 	if err != nil {
 		return meta{}, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxMetaBytes+1))
-	if err != nil {
-		return meta{}, fmt.Errorf("read %s: %w", metaName, err)
 	}
 	return parseMeta(f.id, data)
 }
@@ -156,7 +151,7 @@ func removeFolder(root *os.File, name string) error {
 	}
 	defer dir.Close()
 	freeImage(dir)
-	for _, file := range []string{imageName, metaName} {
+	for _, file := range []string{imageName, metaName, snapshotMetaName, groupMetaName} {
 		if err := unix.Unlinkat(int(dir.Fd()), file, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return &os.PathError{Op: "unlink", Path: name + "/" + file, Err: err}
 		}
@@ -185,5 +180,5 @@ func freeImage(dir *os.File) {
 // isDeleted reports whether a name in the pool is that of a folder on its way out.
 func isDeleted(name string) bool {
 	id, found := strings.CutPrefix(name, deletedPrefix)
-	return found && IsPoolID(id)
+	return found && isOurs(id)
 }

@@ -14,13 +14,17 @@ type holding struct {
 // holdings lists all that takes space in the pool. It looks at every file.
 func (p *Pool) holdings() []holding {
 	var all []holding
+	shared := p.newSharing()
 	for _, v := range p.List(context.Background()) {
 		all = append(all, holding{
-			takenBytes: min(p.allocatedBytesOf(v.ID), p.promiseOf(v).costBytes),
+			takenBytes: min(shared.without(p, v.ID), p.promiseOf(v).costBytes),
 			family:     v.ID,
 		})
 	}
-	return all
+	for id, promised := range p.snapshotPromises() {
+		all = append(all, holding{takenBytes: min(shared.without(p, id), promised.costBytes), family: id})
+	}
+	return append(all, holding{takenBytes: shared.mostBytes, family: "shared"})
 }
 
 // takenBytes is how much of the pool's promises is on the disk already: at least that. Of a family the largest counts,

@@ -41,12 +41,15 @@ type Pool struct {
 	lock      *os.File
 	committer *committer
 	space     space
+	reflinks  bool // files here can share blocks
 
 	watcher      sync.WaitGroup // watchShortage
 	stopWatching func()
 
-	mu      sync.RWMutex
-	volumes map[string]entry // by id; guarded by mu
+	mu        sync.RWMutex
+	volumes   map[string]entry         // by id; guarded by mu
+	snapshots map[string]snapshotEntry // likewise
+	groups    map[string]groupEntry    // likewise
 }
 
 // entry is what the index knows of a folder.
@@ -65,6 +68,7 @@ type Volume struct {
 	Overcommit float64 // its own, 0 for the pool's
 	ImagePath  string  // absolute host path of the raw image
 	Created    time.Time
+	Source     string // the id of the volume or snapshot it was made from, which may be gone; "" if it began empty
 }
 
 // Open opens the pool in dir, makes the folder if it is missing, takes the pool's lock, removes what crashes left,
@@ -109,7 +113,8 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, err
 	}
-	p := &Pool{dir: dir, node: options.Node, log: options.Log, volumes: map[string]entry{}}
+	p := &Pool{dir: dir, node: options.Node, log: options.Log, volumes: map[string]entry{},
+		snapshots: map[string]snapshotEntry{}, groups: map[string]groupEntry{}}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -120,6 +125,7 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 	if err = checkOwner(p.root); err == nil {
 		p.lock, err = lockPool(p.root)
 	}
+	p.reflinks = err == nil && probeReflink(p.root)
 	if err != nil {
 		return nil, errors.Join(err, p.closeFiles())
 	}
@@ -220,7 +226,7 @@ func (p *Pool) forget(id string) {
 // volume puts together what the index holds.
 func (p *Pool) volume(id string, m meta, sizeBytes int64) Volume {
 	return Volume{
-		ID: id, Name: m.Name, FSType: m.FSType, Parameters: m.Parameters, Created: m.Created,
+		ID: id, Name: m.Name, FSType: m.FSType, Parameters: m.Parameters, Created: m.Created, Source: m.Source,
 		SizeBytes: sizeBytes, Overcommit: m.Overcommit, ImagePath: filepath.Join(p.dir, id, imageName),
 	}
 }

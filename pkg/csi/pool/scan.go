@@ -23,7 +23,8 @@ func (p *Pool) scan(ctx context.Context) error {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return p.root.Sync() // the removals
+			// The removals, and the moves, must be durable before anything is made under the same name.
+			return errors.Join(p.dropLooseMembers(ctx), p.root.Sync())
 		}
 		if err != nil {
 			return err
@@ -40,8 +41,18 @@ func (p *Pool) scanEntry(ctx context.Context, e os.DirEntry) error {
 			return nil
 		}
 		p.log.InfoContext(ctx, "finished an interrupted deletion", "folder", name)
+	case isDraft(name):
+		if err := removeFolder(p.root, name); err != nil {
+			p.log.WarnContext(ctx, "an unfinished copy cannot be removed; remove it by hand", "folder", name, "error", err)
+			return nil
+		}
+		p.log.InfoContext(ctx, "removed a copy that was interrupted", "folder", name)
 	case IsPoolID(name):
 		return p.scanVolume(ctx, name)
+	case IsSnapshotID(name):
+		return p.scanSnapshot(ctx, name)
+	case IsGroupID(name):
+		return p.scanGroup(ctx, name)
 	case name != lockName && name != "lost+found":
 		p.log.WarnContext(ctx, "the pool has an entry that is not a volume; it is left alone", "name", name)
 	}
