@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -13,11 +12,11 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/health"
 )
 
-// When the pool's file system counts as nearly full: less than this part of it is left, and less than nearlyFullBytes.
+// When the pool's file system is worth a word: less than one part in lowPart and less than lowBytes is left.
 const (
-	nearlyFullPart  = 20
-	nearlyFullBytes = 10 * gib
-	fewInodes       = 1000
+	lowPart   = 20
+	lowBytes  = 10 * gib
+	fewInodes = 1000
 )
 
 // maxNamed bounds how many damaged volumes are named in one sentence.
@@ -37,13 +36,13 @@ func (p *Pool) Health(ctx context.Context) []health.Problem {
 	if isReadOnly(p.root, fs) {
 		add(health.PoolReadOnly, "the file system of the pool %s is read-only; machines get errors for what they write", p.dir)
 	}
-	left, total := bytesOf(fs.Bavail, fs), bytesOf(fs.Blocks, fs)
-	if left < total/nearlyFullPart && left < nearlyFullBytes {
-		add(health.PoolNearlyFull, "the file system of the pool %s has %d of %d MiB left", p.dir, left/mib, total/mib)
-	}
-	if short := p.space.promised() - p.allocatedBytes() - left; short > 0 && !p.overcommits() {
-		add(health.PoolShort, "the pool %s has promised its volumes %d MiB more than its file system has left: something else "+
-			"has filled it; a machine that finds no room stands still until there is some", p.dir, short/mib+1)
+	switch space, err := p.Space(ctx); {
+	case err != nil:
+		add(health.PoolUnreachable, "%v", err)
+	case space.Shortage != "":
+		add(health.PoolShort, "pool %s: %s", p.dir, space.Shortage)
+	case space.FreeBytes < space.TotalBytes/lowPart && space.FreeBytes < lowBytes:
+		add(health.PoolNearlyFull, "the file system of the pool %s has %d of %d MiB left", p.dir, space.FreeBytes/mib, space.TotalBytes/mib)
 	}
 	if fs.Files > 0 && fs.Ffree < fewInodes {
 		add(health.PoolFewInodes, "the file system of the pool %s has %d inodes left; each volume takes a few", p.dir, fs.Ffree)
@@ -56,14 +55,6 @@ func (p *Pool) Health(ctx context.Context) []health.Problem {
 		add(health.DamagedVolumes, "%d volumes of the pool %s are damaged: %s", len(damaged), p.dir, named)
 	}
 	return found
-}
-
-// overcommits says whether the operator lets the pool promise more than it has.
-func (p *Pool) overcommits() bool { return false }
-
-func bytesOf(blocks uint64, fs unix.Statfs_t) int64 {
-	size := uint64(max(1, fs.Frsize))
-	return int64(min(blocks, math.MaxInt64/size) * size)
 }
 
 func (p *Pool) damaged() []string {

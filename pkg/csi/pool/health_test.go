@@ -96,7 +96,7 @@ func TestHealthOfAPoolWhosePromisesSomethingElseHasBroken(t *testing.T) {
 	create(t, p, "v", 256*mib)
 	only(t, p.Health(t.Context()), 0, "")
 	write(t, filepath.Join(dir, "stranger"), strings.Repeat("x", int(230*mib)))
-	only(t, p.Health(t.Context()), health.Degraded, health.PoolShort, dir, "something else")
+	only(t, p.Health(t.Context()), health.Degraded, health.PoolShort, dir, "lacks")
 }
 
 func TestHealthOfAPoolThatIsNearlyFull(t *testing.T) {
