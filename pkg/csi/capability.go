@@ -6,10 +6,14 @@ import (
 	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
 // access is what a request wants to do with a volume, after everything about it has been checked.
 type access struct {
+	// block says that the volume is to be a device, and that fsType, options and fsGroup mean nothing.
+	block bool
 	// fsType is the file system asked for, "" if the caller leaves it to the volume.
 	fsType string
 	// options are mount options from the allow-list, in the caller's order, each once.
@@ -31,7 +35,8 @@ func parseAccess(c *csi.VolumeCapability) (access, error) {
 		return access{}, failf(ErrInvalidArgument, "the volume capability is missing")
 	}
 	if c.GetBlock() != nil {
-		return access{}, failf(ErrInvalidArgument, "raw block volumes (volumeMode: Block) are not supported")
+		a := access{block: true, mode: c.GetAccessMode().GetMode()}
+		return a, checkMode(a.mode)
 	}
 	if c.GetMount() == nil {
 		return access{}, failf(ErrInvalidArgument, "the volume capability has no access type")
@@ -105,6 +110,9 @@ func checkFSType(fsType string) error {
 
 // singleFSType returns the file system that the capabilities and the StorageClass agree on, or the default.
 func singleFSType(accesses []access, fromParameters string) (string, error) {
+	if raw, err := allBlock(accesses); raw || err != nil {
+		return pool.RawBlock, err // a class serves both kinds, so what it says of file systems is for the others
+	}
 	chosen, by := fromParameters, fmt.Sprintf("the parameter %s", parameterFSType)
 	for _, a := range accesses {
 		switch {

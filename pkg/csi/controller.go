@@ -165,7 +165,7 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 		return nil, err
 	}
 	_, fsType, err := parseClass(r.GetParameters(), r.GetVolumeCapabilities())
-	if err == nil && fsType != v.FSType && anyFSType(r) {
+	if err == nil && fsType != v.FSType && (anyFSType(r) || fsType == pool.RawBlock || isRaw(v)) {
 		err = failf(ErrInvalidArgument, "the volume has %s, not %s", v.FSType, fsType)
 	}
 	if err != nil {

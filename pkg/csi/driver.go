@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/katadirect/katadirect/pkg/csi/guestview"
+	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -63,6 +65,10 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	loops := loop.New(volumes.Dir(), c.Log)
+	if err := sweepLoops(ctx, loops, staged); err != nil {
+		return nil, errors.Join(err, volumes.Close())
+	}
 	var (
 		found     = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
 		place     = topology(c.NodeID)
@@ -77,7 +83,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 			pool: volumes, staged: staged, records: found, topology: place, checkup: check, log: c.Log,
 		}},
 		node: serialNode{locks: held, NodeServer: &node{
-			pool: volumes, staged: staged, records: found, guests: sandboxes, topology: place, checkup: check, log: c.Log,
+			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, checkup: check, log: c.Log,
 		}},
 		checkup: check,
 		log:     c.Log,

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -67,6 +68,8 @@ var codeOf = []struct {
 	{ErrCannotResize, codes.FailedPrecondition},
 	{ErrInUse, codes.FailedPrecondition},
 	{ErrState, codes.FailedPrecondition},
+	{loop.ErrInUse, codes.FailedPrecondition},
+	{loop.ErrForeign, codes.FailedPrecondition},
 	{pool.ErrImageInUse, codes.FailedPrecondition},
 	{directvolume.ErrClaimed, codes.FailedPrecondition},
 	{directvolume.ErrInvalid, codes.FailedPrecondition},

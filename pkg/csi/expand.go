@@ -43,13 +43,16 @@ func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := n.loops.Grow(ctx, v.ImagePath); err != nil {
+		return nil, err
+	}
 	if err := n.tell(ctx, v); err != nil {
 		return nil, err
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: v.SizeBytes}, nil
 }
 
-// checkAt returns ErrNotPublished unless the volume is published or staged at the path.
+// checkAt returns ErrNotPublished unless the volume is published or staged at the path, or the path is its device.
 func (n *node) checkAt(ctx context.Context, id, path string) error {
 	present, err := n.staged.Get(ctx, id)
 	if err == nil && present.StagingPath == path {
@@ -59,6 +62,9 @@ func (n *node) checkAt(ctx context.Context, id, path string) error {
 		return err
 	}
 	_, err = n.records.at(ctx, path, id)
+	if errors.Is(err, ErrNotPublished) && n.isDeviceOf(ctx, id, path) {
+		return nil
+	}
 	return err
 }
 

@@ -157,11 +157,10 @@ func TestFaultImpossibleAccessIsAccepted(t *testing.T) {
 		change func(*csi.VolumeCapability)
 		words  string
 	}{
-		"block": {asBlock, "block"},
 		"block for many nodes": {func(c *csi.VolumeCapability) {
 			asBlock(c)
 			withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)(c)
-		}, "block"},
+		}, "MULTI_NODE_MULTI_WRITER"},
 		"many nodes, many writers":      {withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER), "MULTI_NODE_MULTI_WRITER"},
 		"many nodes, one writer":        {withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER), "MULTI_NODE_SINGLE_WRITER"},
 		"many nodes, readers":           {withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY), "MULTI_NODE_READER_ONLY"},

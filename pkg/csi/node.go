@@ -9,6 +9,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 )
@@ -17,6 +19,7 @@ import (
 type node struct {
 	csi.UnimplementedNodeServer
 	pool     *pool.Pool
+	loops    *loop.Devices
 	staged   *stage.Store
 	records  records
 	guests   guests
@@ -47,8 +50,9 @@ func (n *node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 	return &csi.NodeGetCapabilitiesResponse{Capabilities: all}, nil
 }
 
-// NodeStageVolume remembers that kubelet has staged the volume. In direct mode there is nothing to mount.
-func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+// NodeStageVolume remembers that kubelet has staged the volume. In direct mode there is nothing to mount; a raw block
+// volume gets its device.
+func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (_ *csi.NodeStageVolumeResponse, err error) {
 	if err := pool.ValidateID(r.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -68,7 +72,6 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 	}
 	switch present, err := n.staged.Get(ctx, v.ID); {
 	case errors.Is(err, stage.ErrNotStaged):
-		return &csi.NodeStageVolumeResponse{}, n.staged.Put(ctx, wanted)
 	case err != nil:
 		return nil, err
 	case present.StagingPath != wanted.StagingPath:
@@ -78,7 +81,14 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		return nil, failf(ErrDiffers, "volume %s is staged at %s read-only=%t with mount options %v, not read-only=%t with %v",
 			v.ID, present.StagingPath, present.ReadOnly, present.Options, wanted.ReadOnly, wanted.Options)
 	}
-	return &csi.NodeStageVolumeResponse{}, nil
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+	if isRaw(v) {
+		if err := n.stageRaw(ctx, v, a, &undo); err != nil {
+			return nil, err
+		}
+	}
+	return &csi.NodeStageVolumeResponse{}, n.staged.Put(ctx, wanted)
 }
 
 // volumeFor returns the volume, and what the capability asks of it. What the volume cannot give is ErrState here, as
@@ -91,6 +101,9 @@ func (n *node) volumeFor(ctx context.Context, id string, c *csi.VolumeCapability
 	v, err := n.pool.Get(ctx, id)
 	if err != nil {
 		return pool.Volume{}, access{}, err
+	}
+	if err := checkKind(v, a); err != nil || a.block {
+		return v, a, err
 	}
 	if a.fsType != "" && a.fsType != v.FSType {
 		return pool.Volume{}, access{}, failf(ErrState, "volume %s has %s, and %s is asked for; "+
@@ -125,6 +138,11 @@ func (n *node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	}
 	if err := n.checkUnpublished(ctx, id); err != nil {
 		return nil, err
+	}
+	if present.FSType == pool.RawBlock {
+		if err := n.unstageRaw(ctx, id); err != nil {
+			return nil, err
+		}
 	}
 	if err := n.staged.Delete(ctx, id); err != nil {
 		return nil, err

@@ -35,10 +35,10 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 	if err := n.checkStaged(ctx, v.ID, r.GetStagingTargetPath()); err != nil {
 		return nil, err
 	}
-	if err := n.publish(ctx, v, r.GetTargetPath(), newRecord(v, a, r.GetReadonly())); err != nil {
-		return nil, err
+	if isRaw(v) {
+		return &csi.NodePublishVolumeResponse{}, n.publishRaw(ctx, v, r.GetTargetPath(), r.GetReadonly() || a.readOnly())
 	}
-	return &csi.NodePublishVolumeResponse{}, nil
+	return &csi.NodePublishVolumeResponse{}, n.publish(ctx, v, r.GetTargetPath(), newRecord(v, a, r.GetReadonly()))
 }
 
 func (n *node) checkStaged(ctx context.Context, id, stagingPath string) error {
@@ -139,10 +139,10 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := n.records.store.Remove(ctx, targetPath); err != nil && !errors.Is(err, directvolume.ErrInvalidKey) {
 		return nil, err
 	}
-	if err := removeTarget(targetPath); err != nil {
-		return nil, err
+	if isDeviceTarget(targetPath) {
+		return &csi.NodeUnpublishVolumeResponse{}, removeDevice(targetPath)
 	}
-	return &csi.NodeUnpublishVolumeResponse{}, nil
+	return &csi.NodeUnpublishVolumeResponse{}, removeTarget(targetPath)
 }
 
 // checkOwn refuses to remove the record of another volume. One that cannot be read is removed: it serves nobody.

@@ -21,6 +21,9 @@ const (
 	alignBytes = 4 * kib
 )
 
+// RawBlock stands in the place of a file system for a volume that has none: its pod gets the device as it is.
+const RawBlock = "block"
+
 // limits are the sizes a file system can have.
 type limits struct{ minBytes, maxBytes int64 }
 
@@ -32,10 +35,14 @@ var fileSystems = map[string]limits{
 	"btrfs": {minBytes: 256 * mib, maxBytes: 500 * tib},
 	"ext4":  {minBytes: 16 * mib, maxBytes: 16 * tib},
 	"xfs":   {minBytes: 300 * mib, maxBytes: 500 * tib},
+
+	RawBlock: {minBytes: mib, maxBytes: 500 * tib},
 }
 
-// FileSystems returns the file systems that volumes can have, sorted.
-func FileSystems() []string { return slices.Sorted(maps.Keys(fileSystems)) }
+// FileSystems returns the file systems that volumes can have, sorted. RawBlock is none.
+func FileSystems() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(fileSystems)), func(name string) bool { return name == RawBlock })
+}
 
 // SizeRange is what a caller asks for, in bytes; zero leaves that end open.
 type SizeRange struct {

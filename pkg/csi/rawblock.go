@@ -1,0 +1,146 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/csi/loop"
+	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/directvolume"
+)
+
+// A raw block volume (volumeMode: Block) is the same for a machine and for an ordinary container:
+//
+//	NodeStageVolume     a loop device over the image
+//	NodePublishVolume   <target path>, a file over which the device's node is bound, and a record without a file system
+//	NodeExpandVolume    the image grows, then the loop device, then the disk of the machine that has it
+//	NodeUnpublish…      record, bind and file go; NodeUnstage…: the loop device goes
+//
+// kubelet hands the device's number to the runtime. A shim finds the record by the number's device, or by the file
+// behind it, claims it, and then has the device for itself.
+
+// isRaw reports whether the volume is a raw block volume.
+func isRaw(v pool.Volume) bool { return v.FSType == pool.RawBlock }
+
+// allBlock reports whether the capabilities ask for a raw block volume. A volume cannot be both kinds.
+func allBlock(accesses []access) (bool, error) {
+	blocks := 0
+	for _, a := range accesses {
+		if a.block {
+			blocks++
+		}
+	}
+	if blocks > 0 && blocks < len(accesses) {
+		return false, failf(ErrInvalidArgument, "the volume capabilities ask for a raw block volume and for a mounted one; "+
+			"a volume is one of them")
+	}
+	return blocks > 0, nil
+}
+
+// checkKind refuses to use a volume as the other kind.
+func checkKind(v pool.Volume, a access) error {
+	switch {
+	case a.block && !isRaw(v):
+		return failf(ErrState, "volume %s was made with %s; it cannot be used as a raw block volume", v.ID, v.FSType)
+	case !a.block && isRaw(v):
+		return failf(ErrState, "volume %s is a raw block volume (volumeMode: Block); it cannot be mounted", v.ID)
+	}
+	return nil
+}
+
+// stageRaw gives the volume its device. On error the caller takes it back with the rollback.
+func (n *node) stageRaw(ctx context.Context, v pool.Volume, a access, undo *rollback.Stack) error {
+	if _, err := n.loops.Find(ctx, v.ImagePath); errors.Is(err, loop.ErrNoDevice) {
+		undo.Push("detach the loop device", func(ctx context.Context) error { return n.loops.Detach(ctx, v.ImagePath) })
+	}
+	_, err := n.loops.Attach(ctx, v.ImagePath, a.readOnly())
+	return err
+}
+
+// unstageRaw takes the device away.
+func (n *node) unstageRaw(ctx context.Context, id string) error {
+	v, err := n.pool.Get(ctx, id)
+	if err != nil {
+		// Without an image that can be named, what the device itself is called must do.
+		return n.loops.Sweep(ctx, func(name string) bool { return name != id })
+	}
+	return n.loops.Detach(ctx, v.ImagePath)
+}
+
+// publishRaw makes the device node at the target path, and the record, or finds that both are as they should be.
+func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string, readOnly bool) (err error) {
+	wanted := newRawRecord(v, readOnly)
+	if err := n.checkFree(ctx, v, targetPath, wanted); err != nil {
+		return err
+	}
+	device, err := n.loops.Find(ctx, v.ImagePath)
+	if errors.Is(err, loop.ErrNoDevice) {
+		return failf(ErrState, "volume %s is staged, but its loop device is gone; unstage it and stage it again: %w", v.ID, err)
+	}
+	if err != nil {
+		return err
+	}
+	// The volume is published nowhere else, so this is the only word on it.
+	if err := n.loops.SetReadOnly(ctx, v.ImagePath, readOnly || device.ReadOnly); err != nil {
+		return err
+	}
+	var undo rollback.Stack
+	defer undo.OnError(ctx, &err)
+	made, err := bindDevice(device, targetPath)
+	if err != nil {
+		return err
+	}
+	if made {
+		undo.Push("remove the device node", func(context.Context) error { return removeDevice(targetPath) })
+	}
+	return n.records.store.Add(ctx, targetPath, wanted)
+}
+
+// newRawRecord names the image, not the loop device: the record has to find its volume also when the device has got
+// another number, and shims know the one by the other.
+func newRawRecord(v pool.Volume, readOnly bool) directvolume.Record {
+	r := directvolume.Record{
+		VolumeType: directvolume.VolumeTypeBlock,
+		Device:     v.ImagePath,
+		Metadata: map[string]string{
+			directvolume.MetadataVolumeID:  v.ID,
+			directvolume.MetadataSizeBytes: strconv.FormatInt(v.SizeBytes, 10),
+			directvolume.MetadataBacking:   directvolume.BackingFile,
+		},
+	}
+	if readOnly {
+		r.Options = []string{"ro"}
+	}
+	return r
+}
+
+// isDeviceOf reports whether the path is the volume's device by whatever name: kubelet follows links, and after its own
+// restart it may name a node of its own.
+func (n *node) isDeviceOf(ctx context.Context, id, path string) bool {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return false
+	}
+	v, err := n.pool.Get(ctx, id)
+	if err != nil || !isRaw(v) {
+		return false
+	}
+	device, err := n.loops.Find(ctx, v.ImagePath)
+	return err == nil && device.Number == stat.Rdev
+}
+
+// sweepLoops detaches what a driver that was killed has attached and nobody has staged.
+func sweepLoops(ctx context.Context, loops *loop.Devices, staged *stage.Store) error {
+	return loops.Sweep(ctx, func(id string) bool {
+		if pool.ValidateID(id) != nil {
+			return false
+		}
+		_, err := staged.Get(ctx, id)
+		return !errors.Is(err, stage.ErrNotStaged)
+	})
+}
