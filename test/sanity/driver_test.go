@@ -24,6 +24,9 @@ import (
 // volumeBytes is the size of the volumes that crash tests make: small, so that many fit into any pool.
 const volumeBytes = 16 << 20
 
+// maxLogBytes is how much of the driver's log a failed test shows.
+const maxLogBytes = 16 << 10
+
 // readyTimeout bounds how long the driver may take to start on a busy machine.
 const readyTimeout = 30 * time.Second
 
@@ -45,6 +48,9 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv(suiteEnv); config != "" {
+		os.Exit(runSuite(config))
+	}
 	code := m.Run()
 	if path, err := binary(); err == nil {
 		os.RemoveAll(filepath.Dir(path))
@@ -58,15 +64,16 @@ type driver struct {
 	dir      string
 	endpoint string
 	logLevel string
+	flags    []string // besides those that every driver here has
 
 	process *exec.Cmd
 	conn    *grpc.ClientConn
 }
 
 // startDriver starts csi-node and ends it with the test.
-func startDriver(t testing.TB, dir, logLevel string) *driver {
+func startDriver(t testing.TB, dir, logLevel string, flags ...string) *driver {
 	t.Helper()
-	d := &driver{t: t, dir: dir, endpoint: "unix://" + filepath.Join(dir, "csi.sock"), logLevel: logLevel}
+	d := &driver{t: t, dir: dir, endpoint: "unix://" + filepath.Join(dir, "csi.sock"), logLevel: logLevel, flags: flags}
 	conn, err := grpc.NewClient(d.endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon}))
 	if err != nil {
@@ -91,9 +98,9 @@ func (d *driver) start() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	d.process = exec.Command(path, "--endpoint", d.endpoint, "--node-id", "sanity", "--pool", d.pool(),
+	d.process = exec.Command(path, append(d.flags, "--endpoint", d.endpoint, "--node-id", "sanity", "--pool", d.pool(),
 		"--record-root", filepath.Join(d.dir, "records"), "--state-dir", filepath.Join(d.dir, "state"),
-		"--sandbox-dir", filepath.Join(d.dir, "sandboxes"), "--log-format", "json", "--log-level", d.logLevel)
+		"--sandbox-dir", filepath.Join(d.dir, "sandboxes"), "--log-format", "json", "--log-level", d.logLevel)...)
 	d.process.Stderr = log
 	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.process.Start(); err != nil {
@@ -123,7 +130,7 @@ func (d *driver) kill() {
 
 // stop ends the process as kubelet does, and checks that it ends well.
 func (d *driver) stop() {
-	if d.process.ProcessState == nil {
+	if d.process != nil && d.process.ProcessState == nil {
 		d.process.Process.Signal(syscall.SIGTERM)
 		if err := d.process.Wait(); err != nil {
 			d.t.Errorf("csi-node ended with %v", err)
@@ -131,7 +138,7 @@ func (d *driver) stop() {
 	}
 	if d.t.Failed() {
 		text, _ := os.ReadFile(filepath.Join(d.dir, "csi-node.log"))
-		d.t.Logf("csi-node's log:\n%s", text)
+		d.t.Logf("the end of csi-node's log:\n%s", text[max(0, len(text)-maxLogBytes):])
 	}
 }
 

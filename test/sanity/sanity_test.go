@@ -1,44 +1,85 @@
 package sanity
 
 import (
+	"bufio"
+	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
-
-	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
-	"github.com/onsi/ginkgo/v2"
-	"github.com/onsi/ginkgo/v2/types"
-	"github.com/onsi/gomega"
 )
 
-// minimumSpecs is how many specs must have run. A driver that advertises nothing skips everything and looks healthy,
-// so dropping a capability has to fail here. It only ever goes up.
-const minimumSpecs = 46
+// minimumSpecs is how many of csi-sanity's specs must have run, of each kind of volume. A driver that advertises
+// nothing skips everything and looks healthy, so dropping a capability has to fail here. It only ever goes up.
+const minimumSpecs = 55
 
-func TestSanityMount(t *testing.T) {
+// skipped are the specs that may stay out, by the beginning of their names, and why.
+var skipped = map[string]string{
+	"Controller Service [Controller Server] / ListVolumes / pagination": "pending in csi-sanity itself; ours is in specs_test.go",
+	"Controller Service [Controller Server] / Controller":               "ControllerPublishVolume",
+	"Controller Service [Controller Server] / volume lifecycle":         "ControllerPublishVolume",
+	"Controller Service [Controller Server] / CreateVolume":             "sources and attribute classes",
+	"CreateSnapshot":  "snapshots",
+	"DeleteSnapshot":  "snapshots",
+	"GetSnapshot":     "snapshots",
+	"ListSnapshots":   "snapshots",
+	"GroupController": "group snapshots",
+	"ModifyVolume":    "attribute classes",
+}
+
+func TestSanityMount(t *testing.T) { testSanity(t, "mount") }
+
+func TestSanityBlock(t *testing.T) { testSanity(t, "block") }
+
+func testSanity(t *testing.T, access string) {
 	dir := t.TempDir()
-	config := sanity.NewTestConfig()
-	config.Address = startDriver(t, dir, "debug").endpoint
-	config.TargetPath = filepath.Join(dir, "target")
-	config.StagingPath = filepath.Join(dir, "staging")
-	config.TestVolumeSize = 1 << 30
-	config.TestVolumeParameters = map[string]string{"katadirect.io/mode": "direct"}
-
-	var report types.Report
-	ginkgo.ReportAfterSuite("keep the report", func(r ginkgo.Report) { report = r })
-	suite, reporter := ginkgo.GinkgoConfiguration()
-	reporter.JUnitReport = reportPath(t, "sanity-mount.xml")
-	specs := sanity.GinkgoTest(&config)
-	defer specs.Finalize()
-	gomega.RegisterFailHandler(ginkgo.Fail)
-	ginkgo.RunSpecs(t, "csi-sanity, mount volumes", suite, reporter)
-
-	ran := report.SpecReports.WithLeafNodeType(types.NodeTypeIt).CountWithState(types.SpecStatePassed | types.SpecStateFailureStates)
-	t.Logf("%d specs ran", ran)
-	if ran < minimumSpecs {
-		t.Errorf("only %d specs ran, want at least %d", ran, minimumSpecs)
+	d := startDriver(t, dir, "debug")
+	report := suite{
+		Endpoint: d.endpoint, Dir: dir, Access: access,
+		JUnit: reportPath(t, "sanity-"+access+".xml"), JSON: filepath.Join(dir, "report.json"),
+	}.run(t)
+	ran, failed, left := specs(report)
+	t.Logf("%d specs ran, %d of them failed, %d did not run", len(ran), len(failed), len(left))
+	for _, name := range failed {
+		t.Errorf("failed: %s", name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		if !mayStayOut(name) {
+			t.Errorf("did not run: %s (%s)", name, left[name])
+		}
+	}
+	if len(ran) < minimumSpecs {
+		t.Errorf("only %d specs ran, want at least %d", len(ran), minimumSpecs)
 	}
 	checkNothingLeft(t, dir)
+	checkLog(t, dir)
+}
+
+func mayStayOut(name string) bool {
+	for prefix := range skipped {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkLog checks that the driver has met nothing that it did not foresee: no panic, no INTERNAL.
+func checkLog(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(dir, "csi-node.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var line struct{ Level string }
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil || line.Level == "ERROR" {
+			t.Errorf("in the log (%v): %s", err, lines.Text())
+		}
+	}
 }
 
 // checkNothingLeft checks that no volume, record or staged state is left of a driver's work.
