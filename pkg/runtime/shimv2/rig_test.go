@@ -164,6 +164,7 @@ type eventsServer struct {
 
 	mu     sync.Mutex
 	server *ttrpc.Server     // guarded by mu; nil while away
+	served chan struct{}     // guarded by mu; closed when the server has gone, and its socket with it
 	got    []*types.Envelope // guarded by mu
 	fail   int               // guarded by mu; calls to refuse
 	news   chan struct{}     // guarded by mu; closed and replaced at every event
@@ -189,9 +190,13 @@ func (s *eventsServer) start() {
 	}
 	eventsapi.RegisterTTRPCEventsService(server, s)
 	s.mu.Lock()
-	s.server = server
+	served := make(chan struct{})
+	s.server, s.served = server, served
 	s.mu.Unlock()
-	go func() { _ = server.Serve(context.Background(), l) }()
+	go func() {
+		defer close(served)
+		_ = server.Serve(context.Background(), l)
+	}()
 }
 
 func (s *eventsServer) stop() {
@@ -200,6 +205,7 @@ func (s *eventsServer) stop() {
 	if s.server != nil {
 		s.server.Close()
 		s.server = nil
+		<-s.served // one that was closed before it served removes the socket only now, whosever that is
 	}
 }
 
