@@ -30,10 +30,11 @@ func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
 	return service{
 		log: d.Log, calls: calls,
 		Service: task.New(task.Config{
-			Boot:     boot(d.Log, d.Level, calls),
-			Events:   d.Events,
-			Shutdown: d.Shutdown,
-			Log:      d.Log,
+			Boot:      boot(d.Log, d.Level, calls),
+			Events:    d.Events,
+			Shutdown:  d.Shutdown,
+			Connected: d.Connected,
+			Log:       d.Log,
 		}),
 	}, nil
 }

@@ -155,24 +155,20 @@ func TestAContainerKilledForWantOfMemorySaysSo(t *testing.T) {
 	})
 }
 
-// containerd is stopped when the container ends, so what it wrote last is still in the fifo.
-// Of containerd 1.6 less is asked: now and then it takes a part of what waits for it and leaves the rest, see
-// docs/limitations.md. What it has must be the beginning.
+// containerd is stopped when the container ends, so what it wrote last is still in the fifo. 1.6 would stop reading it
+// as soon as it found the container ended.
 func TestOutputOfAContainerThatEndsWhileContainerdIsAwayIsNotLost(t *testing.T) {
-	for _, flavour := range lab.Flavours {
-		t.Run("containerd "+string(flavour), func(t *testing.T) { outputOutlivesContainerd(t, flavour) })
-	}
+	eachContainerd(t, outputOutlivesContainerd)
 }
 
-func outputOutlivesContainerd(t *testing.T, flavour lab.Flavour) {
-	n := artifacts.Node(t, flavour)
+func outputOutlivesContainerd(t *testing.T, n *kubelet.Node) {
 	pod := runPod(t, n, "pod")
 	// It speaks when containerd is gone, and not while it goes: what that has read then and not written, nobody has.
 	signal := filepath.Join(n.Lab.Dir, "signal")
 	if err := os.Mkdir(signal, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c := run(t, pod, "app", `while [ ! -e /signal/go ]; do sleep 0.2; done; seq 1 10000; exit 4`,
+	c := run(t, pod, "app", `while [ ! -e /signal/go ]; do sleep 0.2; done; seq 1 100000; exit 4`,
 		lab.Mount{HostPath: signal, ContainerPath: "/signal"})
 	if err := n.Lab.Containerd().Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -188,11 +184,10 @@ func outputOutlivesContainerd(t *testing.T, flavour lab.Flavour) {
 		t.Errorf("it ended with %d, %v", code, err)
 	}
 	eventually(t, func(context.Context) string {
-		out, err := c.Logs("stdout")
-		if err == nil && (out == lines(10000) || flavour == lab.Debian && strings.HasPrefix(lines(10000), out)) {
-			return ""
+		if out, err := c.Logs("stdout"); err != nil || out != lines(100000) {
+			return fmt.Sprintf("the log has %d bytes of %d, %v", len(out), len(lines(100000)), err)
 		}
-		return fmt.Sprintf("the log has %d bytes of %d, %v", len(out), len(lines(10000)), err)
+		return ""
 	})
 	removePod(t, pod)
 }

@@ -59,11 +59,14 @@ func serve(o options, c Config) (err error) {
 
 	done := make(chan struct{})
 	shutdown := sync.OnceFunc(func() { close(done) })
-	service, err := c.Serve(context.Background(), Daemon{ID: o.id, Log: log, Level: level, Events: events, Shutdown: shutdown})
+	clients := newClients()
+	service, err := c.Serve(context.Background(), Daemon{
+		ID: o.id, Log: log, Level: level, Events: events, Connected: clients.any, Shutdown: shutdown,
+	})
 	if err != nil {
 		return err
 	}
-	front, err := newFront(listener, service)
+	front, err := newFront(listener, service, clients)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func TestADaemonThatNobodyKnowsOfEnds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f, err := newFront(l, idleService{})
+			f, err := newFront(l, idleService{}, newClients())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -14,17 +15,17 @@ import (
 type front struct {
 	server   *ttrpc.Server
 	listener net.Listener
-	clients  clients
+	clients  *clients
 
 	served chan struct{} // closed when nobody is let in any more
 	err    error         // why; valid when served is closed
 }
 
-func newFront(l net.Listener, s Service) (*front, error) {
-	f := &front{listener: l, served: make(chan struct{}), clients: clients{met: make(chan struct{})}}
+func newFront(l net.Listener, s Service, c *clients) (*front, error) {
+	f := &front{listener: l, served: make(chan struct{}), clients: c}
 	var err error
 	f.server, err = ttrpc.NewServer(
-		ttrpc.WithServerHandshaker(&f.clients),
+		ttrpc.WithServerHandshaker(f.clients),
 		ttrpc.WithUnaryServerInterceptor(s.Interceptor()))
 	if err != nil {
 		return nil, err
@@ -60,9 +61,15 @@ func (f *front) close(limit time.Duration) {
 // clients lets in whoever is the user that the shim runs as, and counts them.
 type clients struct {
 	open  sync.WaitGroup
+	count atomic.Int64  // of those that are in
 	met   chan struct{} // closed when the first has been let in
 	first sync.Once
 }
+
+func newClients() *clients { return &clients{met: make(chan struct{})} }
+
+// any tells whether somebody is in.
+func (c *clients) any() bool { return c.count.Load() > 0 }
 
 var sameUser = ttrpc.UnixSocketRequireSameUser()
 
@@ -73,8 +80,14 @@ func (c *clients) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, 
 		return nil, nil, err
 	}
 	c.open.Add(1)
+	c.count.Add(1)
 	c.first.Do(func() { close(c.met) })
-	return &client{approved, sync.OnceFunc(c.open.Done)}, credentials, nil
+	return &client{approved, sync.OnceFunc(c.left)}, credentials, nil
+}
+
+func (c *clients) left() {
+	c.count.Add(-1)
+	c.open.Done()
 }
 
 // client is one connection.

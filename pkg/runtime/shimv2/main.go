@@ -49,6 +49,8 @@ type Daemon struct {
 	// Level is the log's: debug if containerd logs so much, and for the service to lower if its own settings say so.
 	Level  *slog.LevelVar
 	Events *Publisher
+	// Connected tells whether containerd is: it stays so for as long as it lives.
+	Connected func() bool
 	// Shutdown makes the daemon go, after the answer to the call that asks for it. It returns at once.
 	Shutdown func()
 }

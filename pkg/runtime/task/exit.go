@@ -25,15 +25,18 @@ const (
 //  1. its output is complete in containerd's fifos, which are closed when they have been read
 //  2. its exit status is known, and so the agent has forgotten it
 //  3. a container's execs have been reported before
-//  4. State says stopped, then TaskExit is published, then Wait returns
-//  5. with the container that owns the machine, the machine ends
+//  4. a container's output has been read, or nobody reads it: see awaitReader
+//  5. State says stopped, then TaskExit is published, then Wait returns
+//  6. with the container that owns the machine, the machine ends
 func (s *Service) watch(c *container, p *process) {
 	s.drain(c, p)
 	exit := s.reap(c, p)
+	close(p.reaped)
 	p.stdio.finish()
 	if p == c.init {
 		s.endExecs(c)
 		c.awaitOOM(exit)
+		s.awaitReader(p)
 	}
 	s.exited(c, p, exit)
 	if p == c.init && c.kind != PodContainer {

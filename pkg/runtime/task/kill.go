@@ -25,6 +25,9 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	}
 	switch now.(type) {
 	case running, paused:
+		if isClosed(p.reaped) {
+			break // its exit is held back for its output
+		}
 		return &emptypb.Empty{}, s.signal(ctx, c, p, signal, r.GetAll())
 	case created:
 		if !ends {
@@ -32,12 +35,11 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		}
 		s.cancel(c, p, Exit{Status: 128 + uint32(signal), At: time.Now()})
 		return &emptypb.Empty{}, nil
-	default:
-		if !ends {
-			return nil, fmt.Errorf("process %s has ended: %w", p.id(), ErrNotFound)
-		}
-		return &emptypb.Empty{}, nil
 	}
+	if !ends {
+		return nil, fmt.Errorf("process %s has ended: %w", p.id(), ErrNotFound)
+	}
+	return &emptypb.Empty{}, nil
 }
 
 // killLimit is how long the guest may take to end a process after SIGKILL. It is below the two minutes that kubelet
@@ -53,6 +55,8 @@ func (s *Service) signal(ctx context.Context, c *container, p *process, signal s
 	err := c.pod.Signal(ctx, c.id, p.exec, signal, all)
 	if err != nil {
 		select {
+		case <-p.reaped:
+			return nil
 		case <-p.exited:
 			return nil // it was ending just then, which is what a signal is for
 		case <-c.pod.alive.Done():
@@ -76,6 +80,8 @@ func (s *Service) signal(ctx context.Context, c *container, p *process, signal s
 func (s *Service) insist(c *container, p *process) {
 	select {
 	case <-p.exited:
+		return
+	case <-p.reaped:
 		return
 	case <-c.pod.alive.Done():
 		return

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ type rig struct {
 	published []proto.Message
 	news      chan struct{} // closed and replaced at every event
 	down      chan struct{} // closed by Shutdown
+	away      atomic.Bool   // containerd is
 }
 
 func newRig(t *testing.T, h hooks) *rig {
@@ -59,6 +61,8 @@ func newRig(t *testing.T, h hooks) *rig {
 		Events:   r,
 		Shutdown: sync.OnceFunc(func() { close(r.down) }),
 		Log:      log,
+
+		Connected: func() bool { return !r.away.Load() },
 	})
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(Interceptor(log)))
 	if err != nil {

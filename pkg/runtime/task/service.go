@@ -22,7 +22,9 @@ type Config struct {
 	Events Publisher
 	// Shutdown ends the shim process. It must return at once.
 	Shutdown func()
-	Log      *slog.Logger
+	// Connected tells whether containerd is there. Without it, it always is.
+	Connected func() bool
+	Log       *slog.Logger
 }
 
 // Service answers the Task API for one pod. Its methods return domain errors; register.go turns them into codes.
@@ -30,12 +32,16 @@ type Service struct {
 	boot     Boot
 	events   Publisher
 	shutdown func()
-	log      *slog.Logger
-	// killLimit is the constant of that name; tests have less time.
-	killLimit time.Duration
+	// connected tells whether containerd is there.
+	connected func() bool
+	log       *slog.Logger
+	// killLimit, stallLimit and returnGrace are the constants of those names; tests have less time.
+	killLimit, stallLimit, returnGrace time.Duration
 
 	// tasks are the goroutines that watch processes and the machine. Close waits for them.
 	tasks sync.WaitGroup
+	// leaving is closed when the shim goes.
+	leaving chan struct{}
 
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
@@ -46,12 +52,17 @@ type Service struct {
 
 // New makes the service of one shim process.
 func New(c Config) *Service {
+	if c.Connected == nil {
+		c.Connected = func() bool { return true }
+	}
 	return &Service{
-		boot:       c.Boot,
-		events:     c.Events,
-		shutdown:   c.Shutdown,
-		log:        c.Log,
-		killLimit:  killLimit,
+		boot:      c.Boot,
+		events:    c.Events,
+		shutdown:  c.Shutdown,
+		log:       c.Log,
+		connected: c.Connected,
+		killLimit: killLimit, stallLimit: stallLimit, returnGrace: returnGrace,
+		leaving:    make(chan struct{}),
 		containers: make(map[string]*container),
 	}
 }
@@ -138,7 +149,10 @@ func (s *Service) close(idle bool) bool {
 	if idle && len(s.containers) > 0 {
 		return false
 	}
-	s.closing = true
+	if !s.closing {
+		s.closing = true
+		close(s.leaving)
+	}
 	return true
 }
 

@@ -84,6 +84,8 @@ func (gone) status() tasktypes.Status     { return tasktypes.Status_UNKNOWN }
 
 // life is the state of one process, with its lock. The zero value is not ready; newLife makes one.
 type life struct {
+	// reaped is closed when it is known how the process ended, of which nobody is told before exited.
+	reaped chan struct{}
 	// exited is closed when the process has stopped and its exit has been published.
 	exited chan struct{}
 
@@ -93,7 +95,7 @@ type life struct {
 }
 
 func newLife(s state) *life {
-	return &life{exited: make(chan struct{}), state: s, changed: make(chan struct{})}
+	return &life{reaped: make(chan struct{}), exited: make(chan struct{}), state: s, changed: make(chan struct{})}
 }
 
 // now returns the state as it is at this moment.

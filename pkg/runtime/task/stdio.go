@@ -183,6 +183,18 @@ func (s *stdio) finish() {
 	}
 }
 
+// unread is how much of the output waits in a fifo to be read, in bytes. One whose reader has been waited for in vain
+// does not count.
+func (s *stdio) unread() int {
+	n := 0
+	for _, o := range []*output{s.stdout, s.stderr} {
+		if o != nil && !o.stalled.Load() {
+			n += o.unread()
+		}
+	}
+	return n
+}
+
 // close gives everything back. Copying that is still under way ends with an error.
 func (s *stdio) close() {
 	s.endGuest()

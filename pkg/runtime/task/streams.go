@@ -211,12 +211,12 @@ const (
 func (o *output) finish() { o.finishing.Do(o.closeWhenRead) }
 
 func (o *output) closeWhenRead() {
-	if !o.unread() {
+	if o.unread() == 0 {
 		o.close()
 		return
 	}
 	go func() {
-		for look := lookMin; o.unread(); look = min(2*look, lookMax) {
+		for look := lookMin; o.unread() > 0; look = min(2*look, lookMax) {
 			select {
 			case <-time.After(look):
 			case <-o.done:
@@ -227,18 +227,20 @@ func (o *output) closeWhenRead() {
 	}()
 }
 
-// unread tells whether there is something in the fifo that nobody has read.
-func (o *output) unread() bool {
+// unread is how much is in the fifo that nobody has read, in bytes.
+func (o *output) unread() int {
 	if o.keepOpen == nil {
-		return false
+		return 0
 	}
 	conn, err := o.keepOpen.SyscallConn()
 	if err != nil {
-		return false
+		return 0
 	}
 	waiting := 0
-	err = conn.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	return err == nil && waiting > 0
+	if err := conn.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); err != nil {
+		return 0
+	}
+	return waiting
 }
 
 func (o *output) close() {
