@@ -33,6 +33,8 @@ const (
 	MetadataBacking = "katadirect.io/backing"
 	// MetadataFormat is FormatIfBlank when the guest may format a device proven blank. Absent: never format.
 	MetadataFormat = "katadirect.io/format"
+	// MetadataMkfsOptions are options of the mkfs program for when the guest formats the device, as on its command line.
+	MetadataMkfsOptions = "katadirect.io/mkfs-options"
 	// MetadataRootMode are the permissions of the root folder of a file system that the guest makes, octal. Only a
 	// shim's own block emptyDirs have it.
 	MetadataRootMode = "katadirect.io/root-mode"

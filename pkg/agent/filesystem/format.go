@@ -3,30 +3,49 @@ package filesystem
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
+
+	"github.com/katadirect/katadirect/internal/mkfs"
 )
-
-// A maker is the command line of a mkfs program, without the device. None of
-// them has a flag that overrides the program's own look for existing content,
-// and none discards: the device is blank, and a discard would throw the mark
-// of an unfinished format away.
-type maker []string
-
-// makers by file system type. ext's inode tables and journal are initialised
-// by the kernel when it finds the time: written out at once they would fill a
-// sparse backing file for nothing.
-var makers = map[string]maker{
-	"ext4":  {"mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"},
-	"ext3":  {"mkfs.ext3", "-q", "-m", "0", "-E", "nodiscard,lazy_journal_init=1"},
-	"xfs":   {"mkfs.xfs", "-q", "-K"},
-	"btrfs": {"mkfs.btrfs", "-q", "-K"},
-}
 
 // ephemeralMaker makes the ext4 that Kata's create_filesystem option means:
 // for data that no crash needs to spare.
-var ephemeralMaker = maker{"mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", "-i", "163840", "-I", "128",
-	"-E", "nodiscard,lazy_itable_init=1"}
+var ephemeralMaker = command{"mkfs.ext4", []string{"-q", "-O", "^has_journal", "-m", "0", "-i", "163840", "-I", "128",
+	"-E", "nodiscard,lazy_itable_init=1"}}
+
+// command is a mkfs program and its arguments, without the device.
+type command struct {
+	program string
+	args    []string
+}
+
+// How says what is special about a file system that is to be made. The zero
+// value is nothing.
+type How struct {
+	// Ephemeral is an ext4 without a journal.
+	Ephemeral bool
+	// Options are those of the mkfs program that the volume's owner has
+	// chosen. They came from the host's record, were checked there, and are
+	// checked again.
+	Options string
+}
+
+func (h How) command(fstype string) (command, error) {
+	if h.Ephemeral {
+		if fstype != "ext4" {
+			return command{}, fmt.Errorf("%w without a journal: %q", ErrUnsupported, fstype)
+		}
+		return ephemeralMaker, nil
+	}
+	program, args, err := mkfs.Command(fstype, h.Options)
+	if errors.Is(err, mkfs.ErrUnsupported) {
+		return command{}, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return command{program, args}, err
+}
 
 // Formatter makes file systems.
 type Formatter struct {
@@ -35,15 +54,11 @@ type Formatter struct {
 
 // Format makes a file system of that type on a device, if the device is blank
 // or carries a format of this package that was never finished. Otherwise it
-// changes nothing and returns ErrOccupied. With ephemeral the file system has
-// no journal; it must be ext4.
-func (f Formatter) Format(ctx context.Context, node, fstype string, ephemeral bool) error {
-	m, ok := makers[fstype]
-	if ephemeral {
-		m, ok = ephemeralMaker, fstype == "ext4"
-	}
-	if !ok {
-		return fmt.Errorf("format %s as %q: %w", node, fstype, ErrUnsupported)
+// changes nothing and returns ErrOccupied.
+func (f Formatter) Format(ctx context.Context, node, fstype string, how How) error {
+	m, err := how.command(fstype)
+	if err != nil {
+		return fmt.Errorf("format %s: %w", node, err)
 	}
 	// Exclusive: the kernel refuses if the device is mounted or part of
 	// something.
@@ -85,13 +100,13 @@ func prepare(device *os.File) (size int64, err error) {
 	return size, setMark(device, size)
 }
 
-func (f Formatter) run(ctx context.Context, m maker, node string) error {
-	output, status, err := f.Tools(ctx, m[0], append(m[1:len(m):len(m)], node)...)
+func (f Formatter) run(ctx context.Context, m command, node string) error {
+	output, status, err := f.Tools(ctx, m.program, append(slices.Clone(m.args), node)...)
 	if err != nil {
 		return fmt.Errorf("format %s: %w", node, err)
 	}
 	if status != 0 {
-		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m[0], status, oneLine(output))
+		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m.program, status, oneLine(output))
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/mkfs"
 )
 
 func TestBlankDeviceIsFormattedAndMounts(t *testing.T) {
@@ -16,7 +18,7 @@ func TestBlankDeviceIsFormattedAndMounts(t *testing.T) {
 		t.Run(fstype, func(t *testing.T) {
 			image := newImage(t, 400*mib)
 			node := attach(t, image)
-			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false); err != nil {
+			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{}); err != nil {
 				t.Fatal(err)
 			}
 			if content, err := Probe(node); err != nil || content.Kind != fstype || content.Unfinished {
@@ -32,7 +34,7 @@ func TestBlankDeviceIsFormattedAndMounts(t *testing.T) {
 				t.Errorf("mount table: %+v, %v", m, err)
 			}
 			// While it is mounted nothing can format it.
-			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false); !errors.Is(err, unix.EBUSY) {
+			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{}); !errors.Is(err, unix.EBUSY) {
 				t.Errorf("formatting a mounted device: %v, want EBUSY", err)
 			}
 		})
@@ -42,7 +44,7 @@ func TestBlankDeviceIsFormattedAndMounts(t *testing.T) {
 func TestFormattingKeepsASparseImageSparse(t *testing.T) {
 	image := newImage(t, 2*gib)
 	node := attach(t, image)
-	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", false); err != nil {
+	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", How{}); err != nil {
 		t.Fatal(err)
 	}
 	var st unix.Stat_t
@@ -54,15 +56,46 @@ func TestFormattingKeepsASparseImageSparse(t *testing.T) {
 	}
 }
 
+func TestTheOwnersOptionsAreUsed(t *testing.T) {
+	for fstype, tc := range map[string]struct{ options, tool, sign string }{
+		"ext4":  {"-I 512 -m 3 -L data -E stride=16", "dumpe2fs -h", "Inode size:\t          512"},
+		"xfs":   {"-i size=1024", "xfs_db -r -c info", "isize=1024"},
+		"btrfs": {"-n 32k -L data", "btrfs inspect-internal dump-super", "nodesize\t\t32768"},
+	} {
+		node := attach(t, newImage(t, 400*mib))
+		if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{Options: tc.options}); err != nil {
+			t.Fatal(err)
+		}
+		if shown := run(t, "sh", "-c", tc.tool+" "+node); !strings.Contains(shown, tc.sign) {
+			t.Errorf("%s made with %q does not show %q:\n%s", fstype, tc.options, tc.sign, shown)
+		}
+		mountFor(t, node, fstype)
+	}
+}
+
+// The host has checked them; the guest does not believe it.
+func TestOptionsThatAreNotAllowedTouchNothing(t *testing.T) {
+	node := attach(t, newImage(t, 64*mib))
+	for _, options := range []string{"-F", "-O ^has_journal", "-d /", "/dev/sda", "-L a;reboot", "-J device=/dev/sda"} {
+		err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", How{Options: options})
+		if !errors.Is(err, mkfs.ErrOption) {
+			t.Errorf("%q: %v, want %v", options, err, mkfs.ErrOption)
+		}
+	}
+	if content, err := Probe(node); err != nil || !content.Blank() {
+		t.Errorf("the device was touched: %+v, %v", content, err)
+	}
+}
+
 func TestEphemeralFormatHasNoJournal(t *testing.T) {
 	node := attach(t, newImage(t, 64*mib))
-	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", true); err != nil {
+	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", How{Ephemeral: true}); err != nil {
 		t.Fatal(err)
 	}
 	if features := run(t, "dumpe2fs", "-h", node); strings.Contains(features, "has_journal") {
 		t.Error("the file system has a journal")
 	}
-	err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "xfs", true)
+	err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "xfs", How{Ephemeral: true})
 	if !errors.Is(err, ErrUnsupported) {
 		t.Errorf("ephemeral xfs: %v, want ErrUnsupported", err)
 	}
@@ -70,7 +103,7 @@ func TestEphemeralFormatHasNoJournal(t *testing.T) {
 
 func TestUnknownTypeIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 	node := attach(t, newImage(t, 64*mib))
-	err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "reiserfs; rm -rf /", false)
+	err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "reiserfs; rm -rf /", How{})
 	if !errors.Is(err, ErrUnsupported) {
 		t.Errorf("%v, want ErrUnsupported", err)
 	}
@@ -101,7 +134,7 @@ func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
 				}
 			}},
 			{"just before mkfs was done", func(t *testing.T, image string) {
-				mkfs(t, fstype, image)
+				makeFileSystem(t, fstype, image)
 				put(t, image, magic.offset, magic.text)
 			}},
 		} {
@@ -120,7 +153,7 @@ func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
 					t.Fatalf("after the crash: %+v, %v", content, err)
 				}
 				node := attach(t, image)
-				if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false); err != nil {
+				if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{}); err != nil {
 					t.Fatal(err)
 				}
 				if content, err := Probe(node); err != nil || content.Kind != fstype || content.Unfinished {
@@ -132,10 +165,13 @@ func TestUnfinishedFormatIsDoneAgain(t *testing.T) {
 	}
 }
 
-func mkfs(t *testing.T, fstype, node string) {
+func makeFileSystem(t *testing.T, fstype, node string) {
 	t.Helper()
-	maker := makers[fstype]
-	run(t, maker[0], append(maker[1:len(maker):len(maker)], node)...)
+	m, err := How{}.command(fstype)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, m.program, append(m.args, node)...)
 }
 
 // Whoever can write files can write marks, too: on a file system that was in
@@ -146,7 +182,7 @@ func TestAMarkMeansNothingOnceAFileSystemWasInUse(t *testing.T) {
 		t.Run(fstype, func(t *testing.T) {
 			image := newImage(t, size)
 			node := attach(t, image)
-			mkfs(t, fstype, node)
+			makeFileSystem(t, fstype, node)
 			target := mountFor(t, node, fstype)
 			if err := unix.Unmount(target, 0); err != nil {
 				t.Fatal(err)
@@ -159,7 +195,7 @@ func TestAMarkMeansNothingOnceAFileSystemWasInUse(t *testing.T) {
 				t.Errorf("%+v, %v; want a finished %s", content, err, fstype)
 			}
 			before := checksum(t, image)
-			err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, false)
+			err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{})
 			if !errors.Is(err, ErrOccupied) || checksum(t, image) != before {
 				t.Errorf("format of a used file system: %v, want ErrOccupied and nothing changed", err)
 			}
@@ -178,11 +214,11 @@ func TestTheMarkIsWrittenBeforeMkfsAndClearedAfterIt(t *testing.T) {
 		}
 		return []byte("mkfs: no  space\nleft"), 1, nil
 	}
-	err := (Formatter{Tools: failing}).Format(t.Context(), node, "ext4", false)
+	err := (Formatter{Tools: failing}).Format(t.Context(), node, "ext4", How{})
 	if err == nil || !strings.Contains(err.Error(), "status 1: mkfs: no space left") {
 		t.Errorf("error %v, want mkfs' own words", err)
 	}
-	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", false); err != nil {
+	if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, "ext4", How{}); err != nil {
 		t.Fatal(err)
 	}
 	if isMarkedFile(t, image) {

@@ -77,7 +77,7 @@ func TestOccupiedDevicesAreNamedAndNeverFormatted(t *testing.T) {
 			}
 			before := checksum(t, image)
 			node := attach(t, image)
-			err = Formatter{Tools: hostTools}.Format(t.Context(), node, "ext4", false)
+			err = Formatter{Tools: hostTools}.Format(t.Context(), node, "ext4", How{})
 			if !errors.Is(err, ErrOccupied) {
 				t.Errorf("format: %v, want ErrOccupied", err)
 			} else if !strings.Contains(err.Error(), tc.want) {

@@ -135,5 +135,6 @@ func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (file
 
 func (m *Mounts) format(ctx context.Context, r request, disk device.Disk) error {
 	slog.Info("the device is blank, and is being formatted", "disk", disk.Node, "fstype", r.fstype)
-	return filesystem.Formatter{Tools: m.Tools}.Format(ctx, disk.Node, r.fstype, r.ephemeral)
+	return filesystem.Formatter{Tools: m.Tools}.Format(ctx, disk.Node, r.fstype,
+		filesystem.How{Ephemeral: r.ephemeral, Options: r.mkfsOptions})
 }

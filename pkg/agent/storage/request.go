@@ -16,6 +16,9 @@ const (
 	// OptionFormat, with the value "if-blank", allows a device that holds
 	// nothing to be formatted.
 	OptionFormat = "katadirect.io/format"
+	// OptionMkfs are options of the mkfs program, as on its command line, for
+	// when the device is formatted.
+	OptionMkfs = "katadirect.io/mkfs-options"
 	// OptionGrow, with the value "on-mount", grows a file system that is
 	// smaller than its device as soon as it is mounted.
 	OptionGrow = "katadirect.io/grow"
@@ -49,6 +52,7 @@ type request struct {
 
 	// For block devices.
 	formatIfBlank bool
+	mkfsOptions   string
 	ephemeral     bool // what is formatted need not survive the machine
 	growOnMount   bool
 	rootMode      uint32 // 0 for what mkfs makes
@@ -91,6 +95,8 @@ func (r *request) driverOption(option string) error {
 	case OptionFormat:
 		r.formatIfBlank = value == formatIfBlank
 		return known(option, r.formatIfBlank)
+	case OptionMkfs:
+		r.mkfsOptions = value // whether they are good matters only, and is checked, when they are used
 	case OptionGrow:
 		r.growOnMount = value == growOnMount
 		return known(option, r.growOnMount)

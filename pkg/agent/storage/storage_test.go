@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/module"
@@ -131,6 +132,21 @@ func TestAMountPointIsCountedAndReleasedWithItsLastUser(t *testing.T) {
 	if !isMounted(s.MountPoint) {
 		t.Error("not mounted again")
 	}
+}
+
+// Options for mkfs are for mkfs: on a volume that has a file system they are nothing, whatever they say.
+func TestMkfsOptionsCountOnlyWhenTheDiskIsFormatted(t *testing.T) {
+	r := newRig(t)
+	bad := OptionMkfs + "=-F /dev/sda"
+	s := r.disk(ifBlankOption, bad)
+	if err := r.Add(t.Context(), s); !errors.Is(err, mkfs.ErrOption) || !IsUnusable(err) {
+		t.Fatalf("a blank disk, formatted with %q: %v", bad, err)
+	}
+	s.DriverOptions = []string{ifBlankOption, OptionMkfs + "=-L data"}
+	r.add(s)
+	r.release(s)
+	s.DriverOptions = []string{ifBlankOption, bad}
+	r.add(s)
 }
 
 func TestContainersThatAskAtTheSameTimeShareOneMount(t *testing.T) {

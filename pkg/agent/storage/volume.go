@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 )
@@ -149,7 +150,8 @@ func sortDeepestFirst(paths []string) {
 // IsUnusable says whether an error is the request's fault rather than the
 // guest's.
 func IsUnusable(err error) bool {
-	for _, target := range []error{ErrRequest, ErrDriver, filesystem.ErrOptions, filesystem.ErrUnsupported, device.ErrAddress} {
+	for _, target := range []error{ErrRequest, ErrDriver, filesystem.ErrOptions, filesystem.ErrUnsupported, mkfs.ErrOption,
+		device.ErrAddress} {
 		if errors.Is(err, target) {
 			return true
 		}

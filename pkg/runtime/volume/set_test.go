@@ -40,6 +40,14 @@ func TestTheRecordBecomesTheAgentsStorage(t *testing.T) {
 		{"format if blank", func(r *directvolume.Record) {
 			r.Metadata = map[string]string{directvolume.MetadataFormat: directvolume.FormatIfBlank}
 		}, &agentproto.Storage{DriverOptions: []string{grow, format}}},
+		{"mkfs options go with permission to format", func(r *directvolume.Record) {
+			r.Metadata = map[string]string{
+				directvolume.MetadataFormat: directvolume.FormatIfBlank, directvolume.MetadataMkfsOptions: "-i 8192 -L data",
+			}
+		}, &agentproto.Storage{DriverOptions: []string{grow, format, "katadirect.io/mkfs-options=-i 8192 -L data"}}},
+		{"mkfs options alone are no permission", func(r *directvolume.Record) {
+			r.Metadata = map[string]string{directvolume.MetadataMkfsOptions: "-i 8192"}
+		}, &agentproto.Storage{DriverOptions: []string{grow}}},
 		{"Kata's createFilesystem never formats what is not blank", func(r *directvolume.Record) {
 			r.Metadata = map[string]string{"createFilesystem": "true"}
 		}, &agentproto.Storage{DriverOptions: []string{grow, format}}},

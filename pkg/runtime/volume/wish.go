@@ -26,6 +26,7 @@ const guestDir = "/run/kata-containers/sandbox/storage"
 const (
 	optionFormatIfBlank = "katadirect.io/format=if-blank"
 	optionGrowOnMount   = "katadirect.io/grow=on-mount"
+	optionMkfs          = "katadirect.io/mkfs-options="
 )
 
 // Keys of Kata's that ask the guest for a new file system, or an encrypted one.
@@ -105,6 +106,9 @@ func driverOptions(r directvolume.Record, readOnly bool) []string {
 	create, _ := strconv.ParseBool(r.Metadata[metadataCreateFilesystem])
 	if create || r.Metadata[directvolume.MetadataFormat] == directvolume.FormatIfBlank {
 		options = append(options, optionFormatIfBlank)
+		if chosen := r.Metadata[directvolume.MetadataMkfsOptions]; chosen != "" {
+			options = append(options, optionMkfs+chosen)
+		}
 	}
 	return options
 }
