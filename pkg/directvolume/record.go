@@ -35,6 +35,8 @@ const (
 	MetadataFormat = "katadirect.io/format"
 	// MetadataMkfsOptions are options of the mkfs program for when the guest formats the device, as on its command line.
 	MetadataMkfsOptions = "katadirect.io/mkfs-options"
+	// MetadataLimits are the volume's Limits, in their text form. Absent: none.
+	MetadataLimits = "katadirect.io/limits"
 	// MetadataRootMode are the permissions of the root folder of a file system that the guest makes, octal. Only a
 	// shim's own block emptyDirs have it.
 	MetadataRootMode = "katadirect.io/root-mode"
@@ -169,6 +171,9 @@ func validateMetadata(metadata map[string]string) error {
 	}
 	if format, ok := metadata[MetadataFormat]; ok && format != FormatIfBlank {
 		return invalidf("metadata %s %q is not %q", MetadataFormat, format, FormatIfBlank)
+	}
+	if _, err := ParseLimits(metadata[MetadataLimits]); err != nil {
+		return invalidf("metadata %s: %v", MetadataLimits, err)
 	}
 	return nil
 }

@@ -47,12 +47,19 @@ func (b fuzzBackend) ThawVolume(_ context.Context, device string, _ uint64) (dir
 	return directvolume.Thaw{}, nil
 }
 
+func (b fuzzBackend) ThrottleVolume(_ context.Context, device string, _ directvolume.Limits) error {
+	if device == "" {
+		b.t.Error("throttle of no device")
+	}
+	return nil
+}
+
 func FuzzRequests(f *testing.F) {
 	for _, body := range []string{
 		"", "{", "null", "[]", `{"VolumePath":"/dev/x","Size":1}`, `{"VolumePath":"/dev/x","Size":-1}`, `{"VolumePath":1}`,
 		`{"VolumePath":"/dev/x","Size":1e300}`, `{"VolumePath":"/dev/x","Size":18446744073709551616}`, "\xff\x00",
 	} {
-		for _, path := range []string{directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw} {
+		for _, path := range []string{directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw, directvolume.PathThrottle} {
 			f.Add(path, "", []byte(body))
 		}
 	}

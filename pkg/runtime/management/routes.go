@@ -21,6 +21,7 @@ func routes(b Backend, log *slog.Logger) http.Handler {
 		directvolume.PathResize:   func(w http.ResponseWriter, r *http.Request) error { return resize(b, w, r) },
 		directvolume.PathFreeze:   func(w http.ResponseWriter, r *http.Request) error { return freeze(b, w, r) },
 		directvolume.PathThaw:     func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
+		directvolume.PathThrottle: func(w http.ResponseWriter, r *http.Request) error { return throttle(b, w, r) },
 		directvolume.PathList:     func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
 		"/policy":                 func(http.ResponseWriter, *http.Request) error { return errPolicy },
 		pathIPTables:              func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, false) },
@@ -49,17 +50,21 @@ var errPolicy = errors.New("agent policies are not supported: the agent in the g
 // 500 for all else; 501, which it uses for what it does not offer, tells a driver that a retry is of no use.
 //
 // The paths that are not Kata's tell a request that makes no sense (400) from a volume that is in no state for it
-// (409). None of them answers 404, which is how Kata's shim says that it does not have the path.
+// (409). So do statistics of a volume that no container uses at the moment, and of one whose machine stands still (503),
+// which are no fault of the volume. None of them answers 404, which is how Kata's shim says that it does not have the path.
 func statusOf(path string, err error) int {
-	ours := path == directvolume.PathFreeze || path == directvolume.PathThaw
+	ours := path == directvolume.PathFreeze || path == directvolume.PathThaw || path == directvolume.PathThrottle
 	switch {
-	case errors.Is(err, errNoPath), ours && errors.Is(err, errRequest), errors.Is(err, volume.ErrLimit):
+	case errors.Is(err, errNoPath), ours && errors.Is(err, errRequest), errors.Is(err, volume.ErrLimit),
+		errors.Is(err, volume.ErrLimits):
 		return http.StatusBadRequest
 	case errors.Is(err, volume.ErrCannotGrow), errors.Is(err, volume.ErrCannotFreeze), errors.Is(err, errPolicy),
 		errors.Is(err, errMethod):
 		return http.StatusNotImplemented
-	case ours && unfit(err):
+	case ours && unfit(err), path == directvolume.PathStats && errors.Is(err, volume.ErrNotMounted):
 		return http.StatusConflict
+	case errors.Is(err, volume.ErrStanding):
+		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
 }

@@ -36,9 +36,10 @@ type Backend interface {
 	// VolumeStats and ResizeVolume take the host's device, as the record has it.
 	VolumeStats(ctx context.Context, device string) (directvolume.VolumeStats, error)
 	ResizeVolume(ctx context.Context, device string, sizeBytes uint64) error
-	// FreezeVolume, ThawVolume and Volumes are beyond Kata's; see directvolume.FreezeRequest.
+	// FreezeVolume, ThawVolume, ThrottleVolume and Volumes are beyond Kata's; see directvolume.FreezeRequest.
 	FreezeVolume(ctx context.Context, device string, limit time.Duration) (directvolume.Freeze, error)
 	ThawVolume(ctx context.Context, device string, id uint64) (directvolume.Thaw, error)
+	ThrottleVolume(ctx context.Context, device string, limits directvolume.Limits) error
 	Volumes(ctx context.Context) []directvolume.SandboxVolume
 	// OpenConsole starts a program in the guest itself: ErrNoConsole, ErrCannotConsole, or what the agent said. It lasts
 	// as long as the sandbox at most.

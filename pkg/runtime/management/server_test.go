@@ -32,6 +32,7 @@ type sandbox struct {
 	console Console
 	guest   string // its metrics
 	rules   map[bool]string
+	limits  directvolume.Limits
 }
 
 func (s *sandbox) known(device string) error {
@@ -68,6 +69,11 @@ func (s *sandbox) FreezeVolume(_ context.Context, device string, limit time.Dura
 
 func (s *sandbox) ThawVolume(_ context.Context, device string, id uint64) (directvolume.Thaw, error) {
 	return directvolume.Thaw{WasFrozen: id == 7}, s.known(device)
+}
+
+func (s *sandbox) ThrottleVolume(_ context.Context, device string, limits directvolume.Limits) error {
+	s.limits = limits
+	return s.known(device)
 }
 
 func (s *sandbox) Volumes(context.Context) []directvolume.SandboxVolume {

@@ -50,6 +50,7 @@ func (m *Machine) PlugDisk(ctx context.Context, d vm.Disk) (_ vm.DiskAddress, er
 		}
 		return err
 	})
+	run.watch.faults.forget(d.ID)
 	if disk.backing, err = openBacking(d.Path, d.ReadOnly); err != nil {
 		return vm.DiskAddress{}, err
 	}

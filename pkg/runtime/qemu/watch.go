@@ -17,6 +17,7 @@ type watch struct {
 	onEvent func(Event)
 	log     *slog.Logger
 
+	faults     faults
 	goroutines sync.WaitGroup
 	shutdown   string // reason of the SHUTDOWN event; valid after wait
 }
@@ -37,6 +38,8 @@ func startWatch(c Config, client *qmp.Client) *watch {
 	shutdown := client.Subscribe(1, qmp.Named("SHUTDOWN"))
 	noSpace := client.Subscribe(1, func(e qmp.Event) bool { return ioError(e).stopsForSpace() })
 	diskErrors := client.Subscribe(1, func(e qmp.Event) bool { return ioError(e).reachesGuest() })
+	// Counted where they arrive: none of a flood may be missed. Nothing is queued, so there is nothing to close.
+	client.Subscribe(1, func(e qmp.Event) bool { w.faults.see(e); return false })
 	w.goroutines.Go(func() { w.followShutdown(shutdown) })
 	w.goroutines.Go(func() { w.followSpace(noSpace) })
 	w.goroutines.Go(func() { w.followErrors(diskErrors) })

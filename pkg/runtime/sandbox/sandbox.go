@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -97,6 +98,9 @@ func (s *Sandbox) gone() bool {
 
 // VolumeStats says how full the direct volume on the host's device is.
 func (s *Sandbox) VolumeStats(ctx context.Context, device string) (directvolume.VolumeStats, error) {
+	if s.standing() { // its guest would answer when it goes on
+		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, volume.ErrStanding)
+	}
 	return s.volumes.Stats(ctx, device)
 }
 
@@ -119,6 +123,11 @@ func (s *Sandbox) FreezeVolume(ctx context.Context, device string, limit time.Du
 // ThawVolume lets it go on.
 func (s *Sandbox) ThawVolume(ctx context.Context, device string, id uint64) (directvolume.Thaw, error) {
 	return s.volumes.Thaw(ctx, device, id)
+}
+
+// ThrottleVolume limits what the guest may do with it in a second.
+func (s *Sandbox) ThrottleVolume(ctx context.Context, device string, limits directvolume.Limits) error {
+	return s.volumes.Throttle(ctx, device, limits)
 }
 
 // Volumes tells of all direct volumes.

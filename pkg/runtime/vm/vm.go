@@ -9,6 +9,7 @@
 //	conn, err := m.DialAgent(ctx) // waits until the guest's agent listens; bounded by ctx
 //	addr, err := m.PlugDisk(ctx, vm.Disk{…})
 //	err = m.ResizeDisk(ctx, id, bytes)
+//	err = m.ThrottleDisk(ctx, id, limits)
 //	err = m.UnplugDisk(ctx, id)   // only after the guest has unmounted it: QEMU does not refuse otherwise
 //	err = m.Stop(ctx)             // idempotent; after it no process, socket or folder of the machine is left
 //
@@ -20,6 +21,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"time"
 )
 
 // Machine is one pod's virtual machine. Its methods may be called from several goroutines at once; disk
@@ -39,6 +41,10 @@ type Machine interface {
 	UnplugDisk(ctx context.Context, id string) error
 	// ResizeDisk makes the disk sizeBytes large. It returns ErrShrink if that is less than it has now.
 	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
+	// ThrottleDisk makes limits, all of them, hold for the disk; zero is none. They go with the disk.
+	ThrottleDisk(ctx context.Context, id string, limits DiskLimits) error
+	// DiskFaults says what errors the host had with the disk since it was plugged.
+	DiskFaults(id string) DiskFaults
 	// GrowVCPUs plugs processors in until the machine has total, and returns how many those were. The guest has to bring
 	// them into use. It returns ErrLimit if the machine cannot have as many; fewer than it has now is no error.
 	GrowVCPUs(ctx context.Context, total int) (plugged int, err error)
@@ -69,6 +75,22 @@ type Disk struct {
 type DiskAddress struct {
 	Driver string
 	Source string
+}
+
+// DiskLimits bound what the guest may do with a disk in a second. Zero is no limit. A total goes together with neither of
+// its parts; a burst is what the total may rise to for BurstSeconds, 1 if zero.
+type DiskLimits struct {
+	IOPS, ReadIOPS, WriteIOPS                               uint64
+	BytesPerSecond, ReadBytesPerSecond, WriteBytesPerSecond uint64
+	BurstIOPS, BurstBytesPerSecond, BurstSeconds            uint64
+}
+
+// DiskFaults counts the requests of the guest that failed on the host and were answered with an error.
+type DiskFaults struct {
+	Reads, Writes uint64
+	// Last is when the latest failed, and Reason the hypervisor's word for why.
+	Last   time.Time
+	Reason string
 }
 
 // NIC is a network card that the machine has from its start. What carries its frames belongs to the caller, who

@@ -29,7 +29,11 @@ type machine struct {
 	failPlug  bool // after having plugged it in, like a call that was cut short
 	failUnplg bool
 	failSize  error
-	onResize  func() // called before the disk has its new size
+	limits    map[string]vm.DiskLimits
+	faults    vm.DiskFaults
+
+	failThrottle error
+	onResize     func() // called before the disk has its new size
 }
 
 func (m *machine) PlugDisk(ctx context.Context, d vm.Disk) (vm.DiskAddress, error) {
@@ -65,6 +69,22 @@ func (m *machine) ResizeDisk(_ context.Context, id string, sizeBytes int64) erro
 	m.sizes[id] = sizeBytes
 	return nil
 }
+
+func (m *machine) ThrottleDisk(_ context.Context, id string, limits vm.DiskLimits) error {
+	if m.failThrottle != nil {
+		return m.failThrottle
+	}
+	if _, ok := m.plugged[id]; !ok {
+		return vm.ErrNotFound
+	}
+	if m.limits == nil {
+		m.limits = map[string]vm.DiskLimits{}
+	}
+	m.limits[id] = limits
+	return nil
+}
+
+func (m *machine) DiskFaults(string) vm.DiskFaults { return m.faults }
 
 // guest is the agent's half.
 type guest struct {

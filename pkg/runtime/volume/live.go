@@ -91,7 +91,9 @@ func (s *Set) Stats(ctx context.Context, device string) (directvolume.VolumeStat
 		return directvolume.VolumeStats{}, err
 	}
 	if d.kind == raw {
-		return rawStats(d.device)
+		stats, err := rawStats(d.device)
+		stats.Condition = withFaults(stats.Condition, s.Disks.DiskFaults(d.id))
+		return stats, err
 	}
 	if !s.inUse(d) {
 		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, ErrNotMounted)
@@ -100,7 +102,9 @@ func (s *Set) Stats(ctx context.Context, device string) (directvolume.VolumeStat
 	if err != nil {
 		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, err)
 	}
-	return statsOf(r), nil
+	stats := statsOf(r)
+	stats.Condition = withFaults(stats.Condition, s.Disks.DiskFaults(d.id))
+	return stats, nil
 }
 
 func rawStats(device string) (directvolume.VolumeStats, error) {

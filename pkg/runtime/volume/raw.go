@@ -53,7 +53,7 @@ func (s *Set) attachDevice(ctx context.Context, container string, w wish, k kind
 	}
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
-	paths, err := s.claimFor(ctx, id, w.device, k, &undo)
+	paths, err := s.claimFor(ctx, id, &w, k, &undo)
 	if err != nil {
 		return nil, wish{}, err
 	}
@@ -71,15 +71,15 @@ func (s *Set) attachDevice(ctx context.Context, container string, w wish, k kind
 }
 
 // claimFor claims the records that are about the device, under whatever name, and returns their paths. One of a volume
-// that is mounted forbids every other use.
-func (s *Set) claimFor(ctx context.Context, id identity, device string, k kind, undo *rollback.Stack) (paths []string, err error) {
+// that is mounted forbids every other use. The limits in the records become the wish's.
+func (s *Set) claimFor(ctx context.Context, id identity, w *wish, k kind, undo *rollback.Stack) (paths []string, err error) {
 	entries, err := s.Records.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	same := []identity{id}
 	if unix.Major(id.rdev) == loopMajor {
-		if file, ok := fileOfLoop(device); ok {
+		if file, ok := fileOfLoop(w.device); ok {
 			same = append(same, file) // who has the one has the other
 		}
 	}
@@ -94,8 +94,12 @@ func (s *Set) claimFor(ctx context.Context, id identity, device string, k kind, 
 		if e.Record.FSType != "" || k != raw {
 			return nil, fmt.Errorf("%w: it is recorded as the volume %s", ErrOtherUse, e.VolumePath)
 		}
-		if _, err := s.Records.Claim(ctx, e.VolumePath, s.Sandbox); err != nil {
+		record, err := s.Records.Claim(ctx, e.VolumePath, s.Sandbox)
+		if err != nil {
 			return nil, err
+		}
+		if limits, err := record.Limits(); err == nil && !limits.None() {
+			w.limits = limits
 		}
 		undo.Push("release the claim", func(ctx context.Context) error {
 			if s.claimed(e.VolumePath) {

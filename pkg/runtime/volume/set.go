@@ -33,6 +33,8 @@ var (
 	ErrUnknown = errors.New("not found in sandbox")
 	// ErrNotMounted says that no container uses the volume at the moment, so the guest has not mounted it.
 	ErrNotMounted = errors.New("no container of the sandbox uses the volume at the moment")
+	// ErrStanding says that the machine stands still because the host has no space for what it writes.
+	ErrStanding = errors.New("no space is left on the host for what the machine writes: it stands still until there is some")
 	// ErrCannotFreeze says that the agent in the guest is one that cannot freeze a file system.
 	ErrCannotFreeze = errors.New("the agent in the guest cannot freeze a mounted file system; " +
 		"use a guest image with katadirect's agent")
@@ -46,6 +48,8 @@ type Disks interface {
 	PlugDisk(ctx context.Context, d vm.Disk) (vm.DiskAddress, error)
 	UnplugDisk(ctx context.Context, id string) error
 	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
+	ThrottleDisk(ctx context.Context, id string, limits vm.DiskLimits) error
+	DiskFaults(id string) vm.DiskFaults
 }
 
 // Agent is what it needs of the guest; agentclient.Client has it.
@@ -210,6 +214,11 @@ func (s *Set) plug(ctx context.Context, w wish, k kind, sources []string) (_ *di
 	d.address, err = s.Disks.PlugDisk(ctx, vm.Disk{ID: d.id, Path: w.device, ReadOnly: w.readOnly})
 	if err != nil {
 		return nil, fmt.Errorf("plug in %s: %w", w.device, err)
+	}
+	if !w.limits.None() { // before the guest is told of the volume
+		if err := s.Disks.ThrottleDisk(ctx, d.id, vm.DiskLimits(w.limits)); err != nil {
+			return nil, fmt.Errorf("limit %s to %s: %w", w.device, w.limits, err)
+		}
 	}
 	if k == mounted {
 		d.guestPath = guestPath(d.address)

@@ -64,6 +64,7 @@ type wish struct {
 	options       []string
 	driverOptions []string
 	fsGroup       *agentproto.FSGroup
+	limits        directvolume.Limits
 	shared        bool // it stays mounted until the sandbox ends
 }
 
@@ -89,6 +90,9 @@ func newWish(r directvolume.Record, f agentclient.Features) (wish, error) {
 	}
 	w.shared = ephemeral(r)
 	w.driverOptions = driverOptions(r, w.readOnly)
+	if w.limits, err = r.Limits(); err != nil {
+		return wish{}, fmt.Errorf("%w: %w", directvolume.ErrInvalid, err)
+	}
 	w.fsGroup, err = fsGroup(r.Metadata)
 	return w, err
 }
