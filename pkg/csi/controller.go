@@ -19,8 +19,10 @@ type controller struct {
 	staged   *stage.Store
 	records  records
 	topology topology
-	checkup  *checkup
-	log      *slog.Logger
+	// maxVolumes is how many volumes may be attached to this node.
+	maxVolumes int
+	checkup    *checkup
+	log        *slog.Logger
 }
 
 func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
@@ -28,7 +30,10 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 	for _, t := range []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
+		csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
+		csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
 		csi.ControllerServiceCapability_RPC_GET_VOLUME,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
@@ -117,6 +122,9 @@ func parseSize(r *csi.CapacityRange) (pool.SizeRange, error) {
 func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
 	id := r.GetVolumeId()
 	if err := pool.ValidateID(id); err != nil {
+		return nil, err
+	}
+	if err := c.checkDetached(id); err != nil {
 		return nil, err
 	}
 	if err := c.checkUnused(ctx, id); err != nil {

@@ -35,6 +35,8 @@ type Config struct {
 	Sandboxes directvolume.Sandboxes
 	// Overcommit is how many bytes may be promised to volumes for each that the pool's disk has; 0 is 1.
 	Overcommit float64
+	// MaxVolumes is how many volumes may be in use on this node at once; 0 is what its memory allows.
+	MaxVolumes int
 	// Log gets one line per call. Nil is silence.
 	Log *slog.Logger
 }
@@ -56,6 +58,10 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	maxVolumes, err := chooseMaxVolumes(c.MaxVolumes)
+	if err != nil {
+		return nil, err
 	}
 	staged, err := stage.Open(c.StateDir)
 	if err != nil {
@@ -80,10 +86,11 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		pool:     volumes,
 		identity: identity{pool: volumes},
 		controller: serialController{locks: held, idOf: volumes.ID, ControllerServer: &controller{
-			pool: volumes, staged: staged, records: found, topology: place, checkup: check, log: c.Log,
+			pool: volumes, staged: staged, records: found, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
 		}},
 		node: serialNode{locks: held, NodeServer: &node{
-			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, checkup: check, log: c.Log,
+			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
+			checkup: check, log: c.Log,
 		}},
 		checkup: check,
 		log:     c.Log,

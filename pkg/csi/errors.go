@@ -32,6 +32,8 @@ var (
 	ErrDiffers = errors.New("staged or published differently")
 	// ErrNoTopology says that a volume was asked for in places that this node is not.
 	ErrNoTopology = errors.New("this node is not in the topology asked for")
+	// ErrNoNode says that the volume is not on the node named, or that there is no such node here.
+	ErrNoNode = errors.New("not a node of this volume")
 	// ErrCannotResize says that the runtime or guest that has the volume cannot grow it while it is in use.
 	ErrCannotResize = errors.New("the runtime cannot resize")
 	// ErrGuest says that the sandbox that has the volume did not do what it was asked; trying again may help.
@@ -75,11 +77,14 @@ var codeOf = []struct {
 	{directvolume.ErrInvalid, codes.FailedPrecondition},
 	{stage.ErrNotStaged, codes.FailedPrecondition},
 	{ErrDiffers, codes.AlreadyExists},
+	{pool.ErrAttachedDifferently, codes.AlreadyExists},
 	{pool.ErrIncompatible, codes.AlreadyExists},
 	{ErrNotPublished, codes.NotFound},
+	{ErrNoNode, codes.NotFound},
 	{pool.ErrNotFound, codes.NotFound},
 	{pool.ErrOutOfRange, codes.OutOfRange},
 	{ErrNoTopology, codes.ResourceExhausted},
+	{pool.ErrTooManyAttached, codes.ResourceExhausted},
 	{pool.ErrNoSpace, codes.ResourceExhausted},
 	{unix.ENOSPC, codes.ResourceExhausted},
 	{unix.EDQUOT, codes.ResourceExhausted},

@@ -30,6 +30,8 @@ type host struct {
 	driver *Driver
 	stop   func()
 
+	maxVolumes int // for start
+
 	csi.IdentityClient
 	csi.ControllerClient
 	csi.NodeClient
@@ -59,6 +61,7 @@ func (h *host) start() {
 		RecordRoot: h.path("records"),
 		StateDir:   h.path("state"),
 		Sandboxes:  h.sandboxes(),
+		MaxVolumes: h.maxVolumes,
 		Log:        slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

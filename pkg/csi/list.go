@@ -58,7 +58,8 @@ func (c *controller) volume(v pool.Volume) *csi.Volume {
 	}
 }
 
-// publishedNodes returns a function that says on which nodes a volume is: this one, or none.
+// publishedNodes returns a function that says on which nodes a volume is: this one, while it is attached or
+// staged, or none.
 func (c *controller) publishedNodes(ctx context.Context) (func(id string) []string, error) {
 	staged, err := c.staged.IDs(ctx)
 	if err != nil {
@@ -66,7 +67,8 @@ func (c *controller) publishedNodes(ctx context.Context) (func(id string) []stri
 	}
 	here := []string{string(c.topology)}
 	return func(id string) []string {
-		if _, found := staged[id]; found {
+		_, isStaged := staged[id]
+		if _, attached := c.pool.Attached(id); attached || isStaged {
 			return here
 		}
 		return nil

@@ -24,12 +24,16 @@ type node struct {
 	records  records
 	guests   guests
 	topology topology
-	checkup  *checkup
-	log      *slog.Logger
+	// maxVolumes is how many volumes this node takes at once.
+	maxVolumes int
+	checkup    *checkup
+	log        *slog.Logger
 }
 
 func (n *node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: string(n.topology), AccessibleTopology: n.topology.segment()}, nil
+	return &csi.NodeGetInfoResponse{
+		NodeId: string(n.topology), AccessibleTopology: n.topology.segment(), MaxVolumesPerNode: int64(n.maxVolumes),
+	}, nil
 }
 
 func (n *node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {

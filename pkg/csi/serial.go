@@ -42,6 +42,14 @@ func (s serialController) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeR
 	return alone(s.locks, s.ControllerServer.DeleteVolume, ctx, r, r.GetVolumeId())
 }
 
+func (s serialController) ControllerPublishVolume(ctx context.Context, r *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
+	return alone(s.locks, s.ControllerServer.ControllerPublishVolume, ctx, r, r.GetVolumeId())
+}
+
+func (s serialController) ControllerUnpublishVolume(ctx context.Context, r *csi.ControllerUnpublishVolumeRequest) (*csi.ControllerUnpublishVolumeResponse, error) {
+	return alone(s.locks, s.ControllerServer.ControllerUnpublishVolume, ctx, r, r.GetVolumeId())
+}
+
 func (s serialController) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
 	return alone(s.locks, s.ControllerServer.ControllerExpandVolume, ctx, r, r.GetVolumeId())
 }

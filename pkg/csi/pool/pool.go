@@ -50,6 +50,7 @@ type Pool struct {
 	volumes   map[string]entry         // by id; guarded by mu
 	snapshots map[string]snapshotEntry // likewise
 	groups    map[string]groupEntry    // likewise
+	attached  map[string]bool          // whether read-only, by volume id; likewise
 }
 
 // entry is what the index knows of a folder.
@@ -114,7 +115,7 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	p := &Pool{dir: dir, node: options.Node, log: options.Log, volumes: map[string]entry{},
-		snapshots: map[string]snapshotEntry{}, groups: map[string]groupEntry{}}
+		snapshots: map[string]snapshotEntry{}, groups: map[string]groupEntry{}, attached: map[string]bool{}}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -221,6 +222,7 @@ func (p *Pool) forget(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.volumes, id)
+	delete(p.attached, id)
 }
 
 // volume puts together what the index holds.

@@ -95,6 +95,9 @@ func (p *Pool) readVolume(id string) (Volume, error) {
 	size, imageErr := f.imageSize()
 	switch {
 	case metaErr == nil && imageErr == nil:
+		if readOnly, attached := f.readAttached(); attached {
+			p.attached[id] = readOnly
+		}
 		return p.volume(id, m, size.lengthBytes), nil
 	case metaErr == nil:
 		return Volume{}, imageErr
