@@ -75,6 +75,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.driver.PoolDir, "pool", "/var/lib/katadirect/pool", "folder that holds the volumes")
 	flags.Float64Var(&o.driver.Overcommit, "overcommit", 1, "bytes that may be promised to volumes for each that the pool's disk has: 1 (none) to 100")
 	flags.IntVar(&o.driver.MaxVolumes, "max-volumes", 0, "volumes that may be in use on this node at once (default: 30 for each 128 MiB of its memory)")
+	flags.DurationVar(&o.driver.FreezeLimit, "freeze-limit", csi.DefaultFreezeLimit, "how long a file system in use may stand still for a snapshot, up to 1m")
 	flags.StringVar(&o.driver.RecordRoot, "record-root", directvolume.DefaultRoot, "folder of the direct-volume records, as the runtime has it")
 	flags.StringVar(&o.driver.StateDir, "state-dir", stage.DefaultDir, "folder of what is staged; below /run, so that it does not outlive a reboot")
 	flags.StringVar(&o.driver.Sandboxes.GoDir, "sandbox-dir", directvolume.DefaultGoDir, "folder of the runtime's sandboxes")

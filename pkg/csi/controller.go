@@ -18,6 +18,8 @@ type controller struct {
 	pool     *pool.Pool
 	staged   *stage.Store
 	records  records
+	jobs     *jobs
+	capturer *capturer
 	topology topology
 	// maxVolumes is how many volumes may be attached to this node.
 	maxVolumes int
@@ -36,6 +38,10 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
 		csi.ControllerServiceCapability_RPC_GET_VOLUME,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 		csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
@@ -51,7 +57,11 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if r.GetName() == "" {
 		return nil, failf(ErrInvalidArgument, "the volume's name is missing")
 	}
-	if err := refuseSources(r); err != nil {
+	if len(r.GetMutableParameters()) > 0 {
+		return nil, failf(ErrInvalidArgument, "a VolumeAttributesClass (mutable parameters) is not supported")
+	}
+	source, err := parseSource(r.GetVolumeContentSource())
+	if err != nil {
 		return nil, err
 	}
 	params, fsType, err := parseClass(r.GetParameters(), r.GetVolumeCapabilities())
@@ -65,29 +75,14 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err := c.topology.accept(r.GetAccessibilityRequirements()); err != nil {
 		return nil, err
 	}
-	v, err := c.pool.Create(ctx, pool.Spec{
+	v, err := c.makeVolume(ctx, pool.Spec{
 		Name: r.GetName(), FSType: fsType, Parameters: params.stored(), Size: size, Overcommit: params.overcommit,
+		Source: source,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: c.volume(v)}, nil
-}
-
-// refuseSources refuses, by name, what CreateVolume could be asked for and does not do: a volume that should hold
-// something and is empty is worse than none.
-func refuseSources(r *csi.CreateVolumeRequest) error {
-	switch source := r.GetVolumeContentSource(); {
-	case source.GetSnapshot() != nil:
-		return failf(ErrInvalidArgument, "restoring a snapshot is not supported")
-	case source.GetVolume() != nil:
-		return failf(ErrInvalidArgument, "cloning a volume is not supported")
-	case source != nil:
-		return failf(ErrInvalidArgument, "the volume content source is neither a snapshot nor a volume")
-	case len(r.GetMutableParameters()) > 0:
-		return failf(ErrInvalidArgument, "a VolumeAttributesClass (mutable parameters) is not supported")
-	}
-	return nil
 }
 
 // parseClass checks the parameters and capabilities and returns the file system they agree on.

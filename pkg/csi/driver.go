@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,8 @@ type Config struct {
 	RecordRoot string
 	// StateDir is the folder of what is staged; "" is stage.DefaultDir.
 	StateDir string
+	// FreezeLimit is how long a file system in use may stand still for a snapshot; 0 is DefaultFreezeLimit.
+	FreezeLimit time.Duration
 	// Sandboxes says where the runtimes' sandboxes are; the zero value is the host's own places.
 	Sandboxes directvolume.Sandboxes
 	// Overcommit is how many bytes may be promised to volumes for each that the pool's disk has; 0 is 1.
@@ -47,6 +50,8 @@ type Driver struct {
 	identity   identity
 	controller csi.ControllerServer
 	node       csi.NodeServer
+	groups     csi.GroupControllerServer
+	jobs       *jobs
 	checkup    *checkup
 	log        *slog.Logger
 }
@@ -63,6 +68,10 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.FreezeLimit = cmp.Or(c.FreezeLimit, DefaultFreezeLimit)
+	if err := CheckFreezeLimit(c.FreezeLimit); err != nil {
+		return nil, err
+	}
 	staged, err := stage.Open(c.StateDir)
 	if err != nil {
 		return nil, err
@@ -75,19 +84,25 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	if err := sweepLoops(ctx, loops, staged); err != nil {
 		return nil, errors.Join(err, volumes.Close())
 	}
+	thawLeftovers(ctx, volumes.Dir(), c.Log)
 	var (
 		found     = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
 		place     = topology(c.NodeID)
 		sandboxes = guests{c.Sandboxes}
 		check     = newCheckup(volumes, found, sandboxes, guestview.New(c.Log))
 		held      = &locks{}
+		copies    = newJobs(held, c.Log)
 	)
+	control := &controller{
+		pool: volumes, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
+		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, log: c.Log},
+	}
 	return &Driver{
-		pool:     volumes,
-		identity: identity{pool: volumes},
-		controller: serialController{locks: held, idOf: volumes.ID, ControllerServer: &controller{
-			pool: volumes, staged: staged, records: found, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
-		}},
+		pool:       volumes,
+		identity:   identity{pool: volumes},
+		controller: serialController{locks: held, jobs: copies, idOf: volumes.ID, ControllerServer: control},
+		groups:     groupController{controller: control},
+		jobs:       copies,
 		node: serialNode{locks: held, NodeServer: &node{
 			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
 			checkup: check, log: c.Log,
@@ -99,6 +114,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 
 // Close gives the pool back. It must come after Serve has returned.
 func (d *Driver) Close() error {
+	d.jobs.close()
 	d.checkup.views.Close()
 	return d.pool.Close()
 }
@@ -111,6 +127,7 @@ func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
 	csi.RegisterIdentityServer(server, d.identity)
 	csi.RegisterControllerServer(server, d.controller)
 	csi.RegisterNodeServer(server, d.node)
+	csi.RegisterGroupControllerServer(server, d.groups)
 
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()

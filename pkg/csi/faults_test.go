@@ -231,13 +231,17 @@ func TestFaultCloneIsEmpty(t *testing.T) {
 	request.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: v.id},
 	}}
-	_, err := h.CreateVolume(t.Context(), request)
-	refused(t, err, codes.InvalidArgument, "clon")
+	writeFile(t, v.image(), "marker")
+	made, err := h.CreateVolume(t.Context(), request)
+	must(t, err)
+	if got := readFile(t, h.path("pool", made.GetVolume().GetVolumeId(), "disk.img"), 6); got != "marker" {
+		t.Errorf("the clone holds %q", got)
+	}
 	request.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: "snap"},
 	}}
 	_, err = h.CreateVolume(t.Context(), request)
-	refused(t, err, codes.InvalidArgument, "snapshot")
+	refused(t, err, codes.NotFound, "snapshot")
 }
 
 func TestFaultUnknownVolumeIsAnEmptySuccess(t *testing.T) {
@@ -262,7 +266,7 @@ func TestFaultUnknownVolumeIsAnEmptySuccess(t *testing.T) {
 		refused(t, err, codes.NotFound)
 	}
 	_, err := h.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: unknown.id, Name: "snap"})
-	refused(t, err, codes.Unimplemented)
+	refused(t, err, codes.NotFound)
 	_, err = h.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: unknown.id})
 	refused(t, err, codes.NotFound)
 }

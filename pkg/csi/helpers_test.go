@@ -34,10 +34,11 @@ type host struct {
 
 	csi.IdentityClient
 	csi.ControllerClient
+	csi.GroupControllerClient
 	csi.NodeClient
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t *testing.T, prepare ...func(*host)) *host {
 	t.Helper()
 	// Sockets have short paths, and those of sandboxes contain their ids.
 	dir, err := os.MkdirTemp("", "kd")
@@ -46,6 +47,9 @@ func newHost(t *testing.T) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h := &host{t: t, dir: dir, log: &bytes.Buffer{}}
+	for _, prepare := range prepare {
+		prepare(h)
+	}
 	h.start()
 	t.Cleanup(func() { h.stop() })
 	return h
@@ -91,6 +95,7 @@ func (h *host) start() {
 	})
 	h.IdentityClient, h.ControllerClient, h.NodeClient =
 		csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn)
+	h.GroupControllerClient = csi.NewGroupControllerClient(conn)
 }
 
 func (h *host) restart() {

@@ -54,6 +54,7 @@ func (c *controller) volume(v pool.Volume) *csi.Volume {
 		VolumeId:           v.ID,
 		CapacityBytes:      v.SizeBytes,
 		VolumeContext:      v.Parameters,
+		ContentSource:      contentSource(v.Source),
 		AccessibleTopology: c.topology.here(),
 	}
 }

@@ -2,14 +2,24 @@ package csi
 
 import (
 	"slices"
+	"strings"
 	"sync"
 )
 
-// locks are held by name, and never waited for: whoever comes second is told so. The zero value is ready.
+// locks are held by name, and never waited for: whoever comes second is told so. A name can be held by one, or shared
+// by many. The zero value is ready.
 type locks struct {
 	mu   sync.Mutex
-	held map[string]struct{} // guarded by mu
+	held map[string]int // how many share it, or alone; guarded by mu
 }
+
+const (
+	heldAlone    = -1
+	sharedPrefix = "shared:" // no id or path begins like this
+)
+
+// shared is the name for holding another name together with others who want no more than that.
+func shared(name string) string { return sharedPrefix + name }
 
 // try takes all names at once, or none of them and returns the first that is held. Names that are empty are left
 // out: the request they come from is about to be refused.
@@ -18,15 +28,20 @@ func (l *locks) try(names ...string) (release func(), taken string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, name := range names {
-		if _, held := l.held[name]; held {
+		name, share := strings.CutPrefix(name, sharedPrefix)
+		if holders := l.held[name]; holders == heldAlone || holders > 0 && !share {
 			return nil, name
 		}
 	}
 	if l.held == nil {
-		l.held = map[string]struct{}{}
+		l.held = map[string]int{}
 	}
 	for _, name := range names {
-		l.held[name] = struct{}{}
+		if name, share := strings.CutPrefix(name, sharedPrefix); share {
+			l.held[name]++
+		} else {
+			l.held[name] = heldAlone
+		}
 	}
 	return func() { l.release(names) }, ""
 }
@@ -35,6 +50,9 @@ func (l *locks) release(names []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, name := range names {
-		delete(l.held, name)
+		name, _ := strings.CutPrefix(name, sharedPrefix)
+		if l.held[name]--; l.held[name] <= 0 { // was alone, or is not shared any more
+			delete(l.held, name)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 type serialController struct {
 	csi.ControllerServer
 	locks *locks
+	jobs  *jobs
 	idOf  func(name string) string // the id that a volume of that name has
 }
 
@@ -35,10 +36,16 @@ func alone[Request, Response any](
 }
 
 func (s serialController) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	if r.GetVolumeContentSource() != nil {
+		return s.ControllerServer.CreateVolume(ctx, r) // a job, with locks of its own
+	}
 	return alone(s.locks, s.ControllerServer.CreateVolume, ctx, r, s.idOf(r.GetName()))
 }
 
 func (s serialController) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+	if err := s.jobs.stop(ctx, r.GetVolumeId()); err != nil { // it may still be in the making
+		return nil, err
+	}
 	return alone(s.locks, s.ControllerServer.DeleteVolume, ctx, r, r.GetVolumeId())
 }
 

@@ -47,8 +47,10 @@ func (h *host) runShim(id string, answers map[string]http.HandlerFunc) *shim {
 			answer(w, r)
 		}
 	})
-	if answer := answers[directvolume.PathStats]; answer != nil {
-		mux.HandleFunc(directvolume.PathStats, answer)
+	for path, answer := range answers {
+		if path != directvolume.PathResize && answer != nil {
+			mux.HandleFunc(path, answer)
+		}
 	}
 	listener, err := net.Listen("unix", h.sandboxes().SocketPath(id))
 	must(h.t, err)
