@@ -15,7 +15,7 @@ type accepts func(value string) error
 //   - what names a file or another device (-J device=, -l logdev=, -r, -d name=, -c, -z), and what forces (-F, -f);
 //   - what takes safety away: no journal, no checksums, continuing after errors;
 //   - what keeps a volume from growing while it is in use (bigalloc, sparse_super2, no resize_inode);
-//   - what the guest's kernel cannot mount (blocks larger than a page, encrypt, casefold);
+//   - what the guest's kernel cannot mount (blocks larger than a page, encrypt, casefold, ext's quota);
 //   - what makes the file system another size than the device.
 var allowLists = map[string]map[string]accepts{
 	"ext4": {
@@ -30,7 +30,7 @@ var allowLists = map[string]map[string]accepts{
 		"-O": features("64bit", "^64bit", "dir_index", "dir_nlink", "ea_inode", "^ea_inode", "ext_attr", "extra_isize",
 			"fast_commit", "^fast_commit", "filetype", "flex_bg", "^flex_bg", "huge_file", "inline_data", "^inline_data",
 			"large_dir", "^large_dir", "large_file", "metadata_csum", "metadata_csum_seed", "^metadata_csum_seed",
-			"orphan_file", "^orphan_file", "project", "^project", "quota", "^quota", "verity", "^verity"),
+			"orphan_file", "^orphan_file", "project", "^project", "verity", "^verity"),
 		"-E": list(map[string]accepts{
 			"stride": number(1, 1<<20), "stripe_width": number(1, 1<<20), "stripe-width": number(1, 1<<20),
 			"lazy_itable_init": bit, "lazy_journal_init": bit, "packed_meta_blocks": bit,

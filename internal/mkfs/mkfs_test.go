@@ -21,7 +21,7 @@ func TestOptionsPassAnAllowList(t *testing.T) {
 		"an ext3":                       {"ext3", "", "mkfs.ext3 -q -m 0 -E nodiscard,lazy_journal_init=1"},
 		"ext4's own":                    {"ext4", "-i 8192 -I 512  -m 1.5 -L data", "mkfs.ext4 -q -m 0 -i 8192 -I 512 -m 1.5 -L data -E nodiscard,lazy_itable_init=1,lazy_journal_init=1"},
 		"extended options are joined":   {"ext4", "-E stride=16,stripe_width=64", "mkfs.ext4 -q -m 0 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1,stride=16,stripe_width=64"},
-		"features":                      {"ext4", "-O quota,^64bit", "mkfs.ext4 -q -m 0 -O quota,^64bit -E nodiscard,lazy_itable_init=1,lazy_journal_init=1"},
+		"features":                      {"ext4", "-O project,^64bit", "mkfs.ext4 -q -m 0 -O project,^64bit -E nodiscard,lazy_itable_init=1,lazy_journal_init=1"},
 		"xfs's own":                     {"xfs", "-i size=1024,maxpct=50 -m reflink=0 -d agcount=8,noalign -l size=64m", "mkfs.xfs -q -K -i size=1024,maxpct=50 -m reflink=0 -d agcount=8,noalign -l size=64m"},
 		"btrfs's own":                   {"btrfs", "-n 32k -m dup -M", "mkfs.btrfs -q -K -n 32k -m dup -M"},
 		"no such file system":           {"ntfs", "", "!"},
@@ -94,8 +94,8 @@ func TestThePrograms(t *testing.T) {
 			"-b 1024", "-b 2048", "-b 4096", "-i 1024", "-i 65536", "-I 512", "-N 1000", "-m 5", "-m 0.5", "-L data-1.x_y", "-T news",
 			"-T small", "-T largefile", "-T largefile4", "-T big", "-T huge", "-T default", "-J size=8", "-O fast_commit -J fast_commit_size=1",
 			"-E stride=4,stripe_width=8,lazy_itable_init=0,lazy_journal_init=0,packed_meta_blocks=1", "-E stripe-width=8",
-			"-O 64bit,dir_index,dir_nlink,ea_inode,ext_attr,extra_isize,filetype,flex_bg,huge_file,inline_data,large_dir,large_file,metadata_csum,metadata_csum_seed,orphan_file,project,quota,verity",
-			"-O ^64bit,^ea_inode,^fast_commit,^flex_bg,^inline_data,^large_dir,^metadata_csum_seed,^orphan_file,^project,^quota,^verity",
+			"-O 64bit,dir_index,dir_nlink,ea_inode,ext_attr,extra_isize,filetype,flex_bg,huge_file,inline_data,large_dir,large_file,metadata_csum,metadata_csum_seed,orphan_file,project,verity",
+			"-O ^64bit,^ea_inode,^fast_commit,^flex_bg,^inline_data,^large_dir,^metadata_csum_seed,^orphan_file,^project,^verity",
 		},
 		"xfs": {
 			"-b size=1024", "-b size=2k -n size=8k", "-d agcount=2,noalign", "-d agsize=100m", "-d su=64k,sw=2", "-d sunit=128,swidth=256",
@@ -139,7 +139,7 @@ func TestThePrograms(t *testing.T) {
 
 // Nothing that passes can name a file, force, or be anything but one of the flags and its value.
 func FuzzOptions(f *testing.F) {
-	f.Add("ext4", "-i 8192 -O quota,^64bit -E stride=16 -L data")
+	f.Add("ext4", "-i 8192 -O project,^64bit -E stride=16 -L data")
 	f.Add("xfs", "-i size=1024 -m reflink=0 -d agcount=8,noalign")
 	f.Add("btrfs", "-n 32k -m dup -M")
 	f.Add("ext4", "-L -F")

@@ -68,6 +68,9 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err != nil {
 		return nil, err
 	}
+	if err := params.checkFor(fsType); err != nil {
+		return nil, err
+	}
 	size, err := parseSize(r.GetCapacityRange())
 	if err != nil {
 		return nil, err
@@ -167,9 +170,12 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 	if err != nil {
 		return nil, err
 	}
-	_, fsType, err := parseClass(r.GetParameters(), r.GetVolumeCapabilities())
+	params, fsType, err := parseClass(r.GetParameters(), r.GetVolumeCapabilities())
 	if err == nil && fsType != v.FSType && (anyFSType(r) || fsType == pool.RawBlock || isRaw(v)) {
 		err = failf(ErrInvalidArgument, "the volume has %s, not %s", v.FSType, fsType)
+	}
+	if err == nil {
+		err = params.checkFor(v.FSType)
 	}
 	if err != nil {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
@@ -208,6 +214,9 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 	}
 	if fsType == "" {
 		fsType = defaultFSType
+	}
+	if err := params.checkFor(fsType); err != nil {
+		return nil, err
 	}
 	if !c.topology.holds(r.GetAccessibleTopology()) {
 		return &csi.GetCapacityResponse{}, nil

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
@@ -18,6 +19,8 @@ const (
 	parameterFSType = "csi.storage.k8s.io/fstype"
 	// parameterOvercommit is how many bytes may be promised to volumes of the class for each that there is.
 	parameterOvercommit = "katadirect.io/overcommit"
+	// parameterMkfsOptions are options of the mkfs program, as on its command line.
+	parameterMkfsOptions = "katadirect.io/mkfsOptions"
 
 	modeDirect    = "direct"
 	defaultFSType = "ext4"
@@ -36,6 +39,8 @@ type parameters struct {
 	mode       string
 	fsType     string  // "" if not given
 	overcommit float64 // 0 if not given
+	// mkfsOptions can be checked only when the file system is known.
+	mkfsOptions string
 
 	// kept are those that the pool keeps with the volume, as they were given.
 	kept map[string]string
@@ -51,6 +56,7 @@ var knownParameters = []struct {
 	{parameterMode, readMode, true},
 	{parameterFSType, readFSType, false}, // the pool has a field for it
 	{parameterOvercommit, readOvercommit, true},
+	{parameterMkfsOptions, readMkfsOptions, true},
 }
 
 // parseParameters reads a StorageClass's parameters. An unknown key is an error that names it: a misspelt key must
@@ -104,6 +110,22 @@ func readOvercommit(p *parameters, value string) (err error) {
 	// The pool knows how much the operator allows, and refuses more.
 	if err != nil || !(p.overcommit >= 1) {
 		return fmt.Errorf("%q is not a number from 1", value)
+	}
+	return nil
+}
+
+func readMkfsOptions(p *parameters, value string) error {
+	p.mkfsOptions = value
+	return nil
+}
+
+// checkFor returns an error if a volume with that file system cannot be made as the class says.
+func (p parameters) checkFor(fsType string) error {
+	if fsType == pool.RawBlock {
+		return nil // what a class says about file systems means nothing for its raw block volumes
+	}
+	if err := mkfs.Check(fsType, p.mkfsOptions); err != nil {
+		return failf(ErrInvalidArgument, "parameter %s: %w", parameterMkfsOptions, err)
 	}
 	return nil
 }

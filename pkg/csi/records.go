@@ -77,6 +77,9 @@ func newRecord(v pool.Volume, a access, readOnly bool) directvolume.Record {
 	} else {
 		// The guest cannot format what it may not write.
 		r.Metadata[directvolume.MetadataFormat] = directvolume.FormatIfBlank
+		if chosen := v.Parameters[parameterMkfsOptions]; chosen != "" {
+			r.Metadata[directvolume.MetadataMkfsOptions] = chosen
+		}
 	}
 	// Kata's runtimes fail a container for group 0, and files made by root have it anyway.
 	if a.fsGroup != 0 {
