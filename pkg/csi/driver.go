@@ -97,13 +97,14 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		pool: volumes, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
 		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, log: c.Log},
 	}
+	inlineVolumes{volumes, found, c.Log}.sweep(ctx)
 	return &Driver{
 		pool:       volumes,
 		identity:   identity{pool: volumes},
 		controller: serialController{locks: held, jobs: copies, idOf: volumes.ID, ControllerServer: control},
 		groups:     groupController{controller: control},
 		jobs:       copies,
-		node: serialNode{locks: held, NodeServer: &node{
+		node: serialNode{locks: held, idOf: volumes.ID, NodeServer: &node{
 			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
 			checkup: check, log: c.Log,
 		}},

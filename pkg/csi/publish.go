@@ -14,9 +14,6 @@ import (
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
-// ephemeralKey is set by kubelet in the volume context of an inline volume of a pod.
-const ephemeralKey = "csi.storage.k8s.io/ephemeral"
-
 // NodePublishVolume makes an empty folder at the target path and a record that tells the runtime what belongs there.
 func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	if err := pool.ValidateID(r.GetVolumeId()); err != nil {
@@ -26,7 +23,7 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 		return nil, err
 	}
 	if r.GetVolumeContext()[ephemeralKey] == "true" {
-		return nil, failf(ErrInvalidArgument, "inline ephemeral volumes are not supported; use a generic ephemeral volume")
+		return &csi.NodePublishVolumeResponse{}, n.publishInline(ctx, r)
 	}
 	v, a, err := n.volumeFor(ctx, r.GetVolumeId(), r.GetVolumeCapability())
 	if err != nil {
@@ -35,10 +32,15 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 	if err := n.checkStaged(ctx, v.ID, r.GetStagingTargetPath()); err != nil {
 		return nil, err
 	}
+	return &csi.NodePublishVolumeResponse{}, n.publishVolume(ctx, v, a, r)
+}
+
+// publishVolume publishes a volume that is ready for it.
+func (n *node) publishVolume(ctx context.Context, v pool.Volume, a access, r *csi.NodePublishVolumeRequest) error {
 	if isRaw(v) {
-		return &csi.NodePublishVolumeResponse{}, n.publishRaw(ctx, v, r.GetTargetPath(), r.GetReadonly() || a.readOnly())
+		return n.publishRaw(ctx, v, r.GetTargetPath(), r.GetReadonly() || a.readOnly())
 	}
-	return &csi.NodePublishVolumeResponse{}, n.publish(ctx, v, r.GetTargetPath(), newRecord(v, a, r.GetReadonly()))
+	return n.publish(ctx, v, r.GetTargetPath(), newRecord(v, a, r.GetReadonly()))
 }
 
 func (n *node) checkStaged(ctx context.Context, id, stagingPath string) error {
@@ -132,6 +134,7 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := checkPath("target path", targetPath); err != nil {
 		return nil, err
 	}
+	id = n.poolID(id)
 	if err := n.checkOwn(ctx, id, targetPath); err != nil {
 		return nil, err
 	}
@@ -139,10 +142,14 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := n.records.store.Remove(ctx, targetPath); err != nil && !errors.Is(err, directvolume.ErrInvalidKey) {
 		return nil, err
 	}
+	remove := removeTarget
 	if isDeviceTarget(targetPath) {
-		return &csi.NodeUnpublishVolumeResponse{}, removeDevice(targetPath)
+		remove = removeDevice
 	}
-	return &csi.NodeUnpublishVolumeResponse{}, removeTarget(targetPath)
+	if err := remove(targetPath); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, inlineVolumes{n.pool, n.records, n.log}.delete(ctx, id, targetPath)
 }
 
 // checkOwn refuses to remove the record of another volume. One that cannot be read is removed: it serves nobody.

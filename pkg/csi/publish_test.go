@@ -188,11 +188,3 @@ func TestATornRecordIsReplacedOrRemoved(t *testing.T) {
 		})
 	}
 }
-
-func TestInlineEphemeralVolumesAreRefusedByName(t *testing.T) {
-	h := newHost(t)
-	request := h.create("pvc").publishRequest(h.target("pod"))
-	request.VolumeContext = map[string]string{ephemeralKey: "true"}
-	_, err := h.NodePublishVolume(t.Context(), request)
-	refused(t, err, codes.InvalidArgument, "ephemeral")
-}

@@ -20,6 +20,7 @@ type serialController struct {
 type serialNode struct {
 	csi.NodeServer
 	locks *locks
+	idOf  func(name string) string
 }
 
 // alone runs call while it holds names.
@@ -70,11 +71,11 @@ func (s serialNode) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVol
 }
 
 func (s serialNode) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	return alone(s.locks, s.NodeServer.NodePublishVolume, ctx, r, r.GetVolumeId(), r.GetTargetPath())
+	return alone(s.locks, s.NodeServer.NodePublishVolume, ctx, r, poolIDOf(s.idOf, r.GetVolumeId()), r.GetTargetPath())
 }
 
 func (s serialNode) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	return alone(s.locks, s.NodeServer.NodeUnpublishVolume, ctx, r, r.GetVolumeId(), r.GetTargetPath())
+	return alone(s.locks, s.NodeServer.NodeUnpublishVolume, ctx, r, poolIDOf(s.idOf, r.GetVolumeId()), r.GetTargetPath())
 }
 
 func (s serialNode) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {

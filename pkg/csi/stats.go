@@ -15,6 +15,7 @@ func (n *node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	if err := pool.ValidateID(id); err != nil {
 		return nil, err
 	}
+	id = n.poolID(id)
 	if r.GetVolumePath() == "" {
 		return nil, failf(ErrInvalidArgument, "the volume path is missing")
 	}
