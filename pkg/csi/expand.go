@@ -81,6 +81,10 @@ func (n *node) tell(ctx context.Context, v pool.Volume) error {
 			return err
 		}
 		for _, sandbox := range p.sandboxes {
+			if p.record.ReadOnly() {
+				return failf(ErrCannotResize, "volume %s is read-only in sandbox %s, where nothing can make it grow. It has %d bytes "+
+					"now, and a pod that has it for writing will find them", v.ID, sandbox, v.SizeBytes)
+			}
 			if err := n.guests.resize(ctx, sandbox, p.record.Device, v.SizeBytes); err != nil {
 				return err
 			}

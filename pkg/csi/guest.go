@@ -38,7 +38,7 @@ func (g guests) resize(ctx context.Context, sandboxID, device string, sizeBytes 
 	}
 	if cannotResize(err) {
 		return failf(ErrCannotResize, "the runtime of sandbox %s cannot grow a volume that is in use. "+
-			"The volume has %d bytes now; its file system grows when the pod is started again: %w", sandboxID, sizeBytes, err)
+			"The volume has %d bytes now; its file system grows when the pod is started again, in a guest whose agent can (katadirect's): %w", sandboxID, sizeBytes, err)
 	}
 	return failf(ErrGuest, "the volume has %d bytes now, but its guest has not grown the file system yet: %w", sizeBytes, err)
 }

@@ -38,9 +38,9 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 // publishVolume publishes a volume that is ready for it.
 func (n *node) publishVolume(ctx context.Context, v pool.Volume, a access, r *csi.NodePublishVolumeRequest) error {
 	if isRaw(v) {
-		return n.publishRaw(ctx, v, r.GetTargetPath(), r.GetReadonly() || a.readOnly())
+		return n.publishRaw(ctx, v, r.GetTargetPath(), forPod(newRawRecord(v, r.GetReadonly() || a.readOnly()), r))
 	}
-	return n.publish(ctx, v, r.GetTargetPath(), newRecord(v, a, r.GetReadonly()))
+	return n.publish(ctx, v, r.GetTargetPath(), forPod(newRecord(v, a, r.GetReadonly()), r))
 }
 
 func (n *node) checkStaged(ctx context.Context, id, stagingPath string) error {
@@ -97,12 +97,8 @@ func (n *node) checkFree(ctx context.Context, v pool.Volume, targetPath string, 
 			return failf(ErrDiffers, "volume %s is published at %s with file system %s and options %v, not %s and %v",
 				v.ID, targetPath, p.record.FSType, p.record.Options, wanted.FSType, wanted.Options)
 		case p.path == real:
-		case len(p.sandboxes) > 0:
-			return failf(ErrInUse, "volume %s is in use by sandbox %s through %s. A direct volume serves one pod at a time, "+
-				"whatever its access mode; end that pod first", v.ID, p.sandboxes[0], p.path)
 		default:
-			return failf(ErrInUse, "volume %s is published at %s. A direct volume serves one pod at a time, "+
-				"whatever its access mode; it has to be unpublished there first", v.ID, p.path)
+			return refuseSecondPod(v, p)
 		}
 	}
 	return n.checkPathFree(ctx, v.ID, targetPath)

@@ -73,8 +73,7 @@ func (n *node) unstageRaw(ctx context.Context, id string) error {
 }
 
 // publishRaw makes the device node at the target path, and the record, or finds that both are as they should be.
-func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string, readOnly bool) (err error) {
-	wanted := newRawRecord(v, readOnly)
+func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string, wanted directvolume.Record) (err error) {
 	if err := n.checkFree(ctx, v, targetPath, wanted); err != nil {
 		return err
 	}
@@ -86,7 +85,7 @@ func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string,
 		return err
 	}
 	// The volume is published nowhere else, so this is the only word on it.
-	if err := n.loops.SetReadOnly(ctx, v.ImagePath, readOnly || device.ReadOnly); err != nil {
+	if err := n.loops.SetReadOnly(ctx, v.ImagePath, wanted.ReadOnly() || device.ReadOnly); err != nil {
 		return err
 	}
 	var undo rollback.Stack

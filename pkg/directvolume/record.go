@@ -31,6 +31,8 @@ const (
 	MetadataSizeBytes = "katadirect.io/size-bytes"
 	// MetadataBacking is what Device is: BackingFile or BackingBlock.
 	MetadataBacking = "katadirect.io/backing"
+	// MetadataPod is the pod that the volume is published for, "namespace/name". It is for people only.
+	MetadataPod = "katadirect.io/pod"
 	// MetadataFormat is FormatIfBlank when the guest may format a device proven blank. Absent: never format.
 	MetadataFormat = "katadirect.io/format"
 	// MetadataMkfsOptions are options of the mkfs program for when the guest formats the device, as on its command line.
