@@ -39,8 +39,12 @@ func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views) *checkup 
 func (c *checkup) gauge(v pool.Volume) gauge { return c.gaugeWith(v, c.records.of) }
 
 // gaugeWith is gauge for a caller who has read the records.
-func (c *checkup) gaugeWith(_ pool.Volume, publications publicationsOf) gauge {
-	return guestGauge{pool: c.pool, publications: publications, guests: c.guests, views: c.views}
+func (c *checkup) gaugeWith(v pool.Volume, publications publicationsOf) gauge {
+	guest := guestGauge{pool: c.pool, publications: publications, guests: c.guests, views: c.views}
+	if isRaw(v) {
+		return rawGauge{guest}
+	}
+	return guest
 }
 
 // volume returns what is wrong with a volume, nothing for a healthy one. It returns pool.ErrInvalidID or

@@ -90,6 +90,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		place     = topology(c.NodeID)
 		sandboxes = guests{c.Sandboxes}
 		check     = newCheckup(volumes, found, sandboxes, guestview.New(c.Log))
+		limits    = limiter{pool: volumes, records: found, guests: sandboxes, log: c.Log}
 		held      = &locks{}
 		copies    = newJobs(held, c.Log)
 	)
@@ -101,12 +102,12 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	return &Driver{
 		pool:       volumes,
 		identity:   identity{pool: volumes},
-		controller: serialController{locks: held, jobs: copies, idOf: volumes.ID, ControllerServer: control},
+		controller: serialController{locks: held, jobs: copies, idOf: volumes.ID, ControllerServer: limitedController{limits, control}},
 		groups:     groupController{controller: control},
 		jobs:       copies,
 		node: serialNode{locks: held, idOf: volumes.ID, NodeServer: &node{
 			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
-			checkup: check, log: c.Log,
+			checkup: check, limiter: limits, log: c.Log,
 		}},
 		checkup: check,
 		log:     c.Log,

@@ -36,6 +36,8 @@ var (
 	ErrNoNode = errors.New("not a node of this volume")
 	// ErrCannotResize says that the runtime or guest that has the volume cannot grow it while it is in use.
 	ErrCannotResize = errors.New("the runtime cannot resize")
+	// ErrCannotLimit says that the runtime that has the volume cannot limit its I/O.
+	ErrCannotLimit = errors.New("the runtime cannot limit I/O")
 	// ErrGuest says that the sandbox that has the volume did not do what it was asked; trying again may help.
 	ErrGuest = errors.New("the sandbox did not answer as it should")
 )
@@ -70,6 +72,7 @@ var codeOf = []struct {
 	{ErrCannotResize, codes.FailedPrecondition},
 	{ErrCannotFreeze, codes.FailedPrecondition},
 	{pool.ErrGroupMember, codes.FailedPrecondition},
+	{ErrCannotLimit, codes.FailedPrecondition},
 	{ErrInUse, codes.FailedPrecondition},
 	{ErrState, codes.FailedPrecondition},
 	{loop.ErrInUse, codes.FailedPrecondition},

@@ -119,6 +119,16 @@ func (g guestGauge) inNoMachine(ctx context.Context, v pool.Volume) (reading, er
 	return reading{usage: usage}, err
 }
 
+// rawGauge is for a raw block volume: what is on it is its user's, so only the size is known. The machine that may have
+// it knows whether the device has had errors.
+type rawGauge struct{ machine gauge }
+
+func (g rawGauge) read(ctx context.Context, v pool.Volume) (reading, error) {
+	r, err := g.machine.read(ctx, v)
+	r.usage = []*csi.VolumeUsage{{Total: v.SizeBytes, Unit: csi.VolumeUsage_BYTES}}
+	return r, err
+}
+
 func problemsOf(stats directvolume.VolumeStats) []health.Problem {
 	if !stats.Condition.Abnormal {
 		return nil

@@ -43,6 +43,27 @@ func (g guests) resize(ctx context.Context, sandboxID, device string, sizeBytes 
 	return failf(ErrGuest, "the volume has %d bytes now, but its guest has not grown the file system yet: %w", sizeBytes, err)
 }
 
+// throttleTimeout bounds how long a machine is waited for that is to limit a volume. No guest is asked.
+const throttleTimeout = 20 * time.Second
+
+// throttle returns when the limits hold in the machine. A sandbox that is ending has none any more. It returns
+// ErrCannotLimit when trying again will not help, and ErrGuest when it may.
+func (g guests) throttle(ctx context.Context, sandboxID, device string, limits directvolume.Limits) error {
+	ctx, cancel := context.WithTimeout(ctx, throttleTimeout)
+	defer cancel()
+	err := g.client(sandboxID).Throttle(ctx, device, limits)
+	switch {
+	case err == nil, errors.Is(err, directvolume.ErrNoSandbox):
+		return nil
+	case errors.Is(err, directvolume.ErrNotOffered) && limits.None():
+		return nil // a runtime that cannot limit has not
+	case errors.Is(err, directvolume.ErrNotOffered):
+		return failf(ErrCannotLimit, "the runtime of sandbox %s cannot limit a volume's I/O. The limits are kept with the volume, "+
+			"and hold in a machine of a runtime that can: %w", sandboxID, err)
+	}
+	return failf(ErrGuest, "the limits are kept with the volume, but its machine does not have them yet: %w", err)
+}
+
 // unimplemented is how shims that are not ours word it. Kata's Go shim passes the agent's ttrpc error on as text with
 // code 500, its Rust shim likewise.
 var unimplemented = regexp.MustCompile(`(?i)unimplemented|not implemented|not supported`)

@@ -27,6 +27,7 @@ type node struct {
 	// maxVolumes is how many volumes this node takes at once.
 	maxVolumes int
 	checkup    *checkup
+	limiter    limiter
 	log        *slog.Logger
 }
 

@@ -40,7 +40,7 @@ func TestUnknownParametersAreRefusedByName(t *testing.T) {
 	request := createRequest("attributes", gib)
 	request.MutableParameters = map[string]string{"iops": "100"}
 	_, err := h.CreateVolume(t.Context(), request)
-	refused(t, err, codes.InvalidArgument, "VolumeAttributesClass")
+	refused(t, err, codes.InvalidArgument, `"iops"`, "katadirect.io/iops")
 }
 
 func TestTheFileSystemIsAsAskedFor(t *testing.T) {

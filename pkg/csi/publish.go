@@ -65,6 +65,9 @@ func (n *node) publish(ctx context.Context, v pool.Volume, targetPath string, wa
 	if err := n.checkFree(ctx, v, targetPath, wanted); err != nil {
 		return err
 	}
+	if err := n.limiter.addLimits(ctx, v.ID, &wanted); err != nil {
+		return err
+	}
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
 	made, err := makeTarget(targetPath)

@@ -77,6 +77,9 @@ func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string,
 	if err := n.checkFree(ctx, v, targetPath, wanted); err != nil {
 		return err
 	}
+	if err := n.limiter.addLimits(ctx, v.ID, &wanted); err != nil {
+		return err
+	}
 	device, err := n.loops.Find(ctx, v.ImagePath)
 	if errors.Is(err, loop.ErrNoDevice) {
 		return failf(ErrState, "volume %s is staged, but its loop device is gone; unstage it and stage it again: %w", v.ID, err)

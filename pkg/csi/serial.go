@@ -62,6 +62,10 @@ func (s serialController) ControllerExpandVolume(ctx context.Context, r *csi.Con
 	return alone(s.locks, s.ControllerServer.ControllerExpandVolume, ctx, r, r.GetVolumeId())
 }
 
+func (s serialController) ControllerModifyVolume(ctx context.Context, r *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+	return alone(s.locks, s.ControllerServer.ControllerModifyVolume, ctx, r, r.GetVolumeId())
+}
+
 func (s serialNode) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	return alone(s.locks, s.NodeServer.NodeStageVolume, ctx, r, r.GetVolumeId())
 }
