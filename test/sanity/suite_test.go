@@ -37,6 +37,7 @@ func (s suite) config() sanity.TestConfig {
 	c.TestVolumeAccessType = s.Access
 	c.TestVolumeSize = 1 << 30
 	c.TestVolumeParameters = map[string]string{"katadirect.io/mode": "direct"}
+	c.TestVolumeMutableParameters = map[string]string{"katadirect.io/iops": "200"}
 	c.TestNodeVolumeAttachLimit = true
 	return c
 }
