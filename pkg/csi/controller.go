@@ -58,9 +58,6 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if r.GetName() == "" {
 		return nil, failf(ErrInvalidArgument, "the volume's name is missing")
 	}
-	if len(r.GetMutableParameters()) > 0 {
-		return nil, failf(ErrInvalidArgument, "a VolumeAttributesClass (mutable parameters) is not supported")
-	}
 	source, err := parseSource(r.GetVolumeContentSource())
 	if err != nil {
 		return nil, err
