@@ -45,12 +45,19 @@ func contentSource(id string) *csi.VolumeContentSource {
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id}}}
 }
 
-// makeVolume makes an empty volume, a clone of another one, which may be in use, or one from a snapshot. It returns
-// what an earlier call has made.
-func (c *controller) makeVolume(ctx context.Context, spec pool.Spec) (pool.Volume, error) {
-	if spec.Source == "" {
-		return c.pool.Create(ctx, spec)
+// makeVolume makes an empty volume, one that the host formats, a clone of another one, which may be in use, or one from
+// a snapshot. It returns what an earlier call has made.
+func (c *controller) makeVolume(ctx context.Context, p parameters, spec pool.Spec) (pool.Volume, error) {
+	switch {
+	case spec.Source != "":
+		return c.copyVolume(ctx, spec)
+	case p.formatOnHost && spec.FSType != pool.RawBlock:
+		return c.makeFormatted(ctx, spec, p.mkfsOptions)
 	}
+	return c.pool.Create(ctx, spec)
+}
+
+func (c *controller) copyVolume(ctx context.Context, spec pool.Spec) (pool.Volume, error) {
 	v, found, err := c.pool.FindVolume(spec)
 	if found || err != nil {
 		return v, err

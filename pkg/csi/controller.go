@@ -76,7 +76,7 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err := c.topology.accept(r.GetAccessibilityRequirements()); err != nil {
 		return nil, err
 	}
-	v, err := c.makeVolume(ctx, pool.Spec{
+	v, err := c.makeVolume(ctx, params, pool.Spec{
 		Name: r.GetName(), FSType: fsType, Parameters: params.stored(), Size: size, Overcommit: params.overcommit,
 		Source: source,
 	})

@@ -40,7 +40,8 @@ type parameters struct {
 	fsType     string  // "" if not given
 	overcommit float64 // 0 if not given
 	// mkfsOptions can be checked only when the file system is known.
-	mkfsOptions string
+	mkfsOptions  string
+	formatOnHost bool
 
 	// kept are those that the pool keeps with the volume, as they were given.
 	kept map[string]string
@@ -57,6 +58,7 @@ var knownParameters = []struct {
 	{parameterFSType, readFSType, false}, // the pool has a field for it
 	{parameterOvercommit, readOvercommit, true},
 	{parameterMkfsOptions, readMkfsOptions, true},
+	{parameterFormat, readFormat, true},
 }
 
 // parseParameters reads a StorageClass's parameters. An unknown key is an error that names it: a misspelt key must
