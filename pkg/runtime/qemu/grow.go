@@ -11,14 +11,11 @@ import (
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
-// memoryStepMiB is the unit in which a guest on x86 takes plugged memory: one block of Linux' sparse memory model.
-const memoryStepMiB = 128
-
-// growth is what was plugged into a machine beside disks.
+// growth is what is plugged into a machine beside disks. What is in it already, QEMU is asked: a command whose answer did
+// not come in time may have been carried out.
 type growth struct {
-	mu      sync.Mutex // held for as long as one is at it
-	modules int        // of memory
-	addMiB  int        // in them
+	mu    sync.Mutex // held for as long as one is at it
+	tries int        // to plug in memory; each has ids of its own, which a failed one may keep
 }
 
 func (c Config) growsVCPUs() bool  { return c.MaxVCPUs > c.VCPUs }
@@ -115,25 +112,52 @@ func (m *Machine) GrowMemory(ctx context.Context, totalMiB int) (nowMiB int, err
 	}
 	m.growth.mu.Lock()
 	defer m.growth.mu.Unlock()
-	nowMiB = m.cfg.MemoryMiB + m.growth.addMiB
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
+	defer cancel()
+	nowMiB, err = m.growth.memory(ctx, run.qmp, m.cfg, totalMiB)
+	return nowMiB, m.explain(err)
+}
+
+// memory is GrowMemory with mu held.
+func (g *growth) memory(ctx context.Context, client *qmp.Client, c Config, totalMiB int) (nowMiB int, err error) {
+	modules, plugged, err := pluggedMemory(ctx, client)
+	if err != nil {
+		return c.MemoryMiB, err
+	}
+	nowMiB = c.MemoryMiB + plugged
 	if totalMiB <= nowMiB {
 		return nowMiB, nil
 	}
-	add := (totalMiB - nowMiB + memoryStepMiB - 1) / memoryStepMiB * memoryStepMiB
+	const step = vm.MemoryStepMiB
+	add := (totalMiB - nowMiB + step - 1) / step * step
 	switch {
-	case nowMiB+add > m.cfg.mostMemoryMiB():
-		return nowMiB, fmt.Errorf("%w: it can have %d MiB (default_maxmemory)", vm.ErrLimit, max(m.cfg.mostMemoryMiB(), m.cfg.MemoryMiB))
-	case m.growth.modules == m.cfg.MemorySlots:
-		return nowMiB, fmt.Errorf("%w: memory was plugged in %d times (memory_slots)", vm.ErrLimit, m.growth.modules)
+	case nowMiB+add > c.mostMemoryMiB():
+		return nowMiB, fmt.Errorf("%w: it can have %d MiB (default_maxmemory)", vm.ErrLimit, max(c.mostMemoryMiB(), c.MemoryMiB))
+	case modules >= c.MemorySlots:
+		return nowMiB, fmt.Errorf("%w: memory was plugged in %d times (memory_slots)", vm.ErrLimit, modules)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
-	defer cancel()
-	if err := plugMemory(ctx, run.qmp, m.growth.modules, add); err != nil {
-		return nowMiB, m.explain(err)
+	number := g.tries
+	g.tries++
+	if err := plugMemory(ctx, client, number, add); err != nil {
+		return nowMiB, err
 	}
-	m.growth.modules++
-	m.growth.addMiB += add
 	return nowMiB + add, nil
+}
+
+// pluggedMemory asks how many modules of memory there are, and how much is in them.
+func pluggedMemory(ctx context.Context, client *qmp.Client) (modules, totalMiB int, err error) {
+	var devices []struct {
+		Data struct {
+			Size int64 `json:"size"`
+		} `json:"data"`
+	}
+	if err := client.Run(ctx, "query-memory-devices", nil, &devices); err != nil {
+		return 0, 0, err
+	}
+	for _, d := range devices {
+		totalMiB += int(d.Data.Size >> 20)
+	}
+	return len(devices), totalMiB, nil
 }
 
 // plugMemory makes a module of memory that, like the machine's first, is a file which virtiofsd can map.

@@ -10,6 +10,7 @@ import (
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/runtime/sandbox/sizing"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
 // size is how large the machine is and may become.
@@ -34,6 +35,7 @@ func (s *Sandbox) planSize(_ context.Context, o Options, _ *rollback.Stack) erro
 	}
 	s.size.now = s.size.limits.Base
 	if !s.config.Runtime.StaticResources {
+		s.size.limits.StepMiB = vm.MemoryStepMiB
 		return nil
 	}
 	workload, err := sizing.OfPod(o.Spec.Annotations)

@@ -48,7 +48,7 @@ type Machine interface {
 	// GrowVCPUs plugs processors in until the machine has total, and returns how many those were. The guest has to bring
 	// them into use. It returns ErrLimit if the machine cannot have as many; fewer than it has now is no error.
 	GrowVCPUs(ctx context.Context, total int) (plugged int, err error)
-	// GrowMemory plugs memory in until the machine has at least totalMiB, in steps that the guest can use, and returns
+	// GrowMemory plugs memory in until the machine has at least totalMiB, in steps of MemoryStepMiB, and returns
 	// how much it has now. It returns ErrLimit if the machine cannot have as much; less than it has now is no error.
 	GrowMemory(ctx context.Context, totalMiB int) (nowMiB int, err error)
 	// PID is the hypervisor's process id, 0 before Start.
@@ -60,6 +60,9 @@ type Machine interface {
 	// Stop ends the hypervisor (SIGKILL if it must) and removes what Start made.
 	Stop(ctx context.Context) error
 }
+
+// MemoryStepMiB is the unit in which a guest on x86 takes plugged memory: one block of Linux' sparse memory model.
+const MemoryStepMiB = 128
 
 // Disk is a block device or a raw image file of the host that is to appear in the guest.
 type Disk struct {

@@ -40,22 +40,28 @@ type Limits struct {
 	Base Machine
 	// Most is what it may have in the end (default_maxvcpus, default_maxmemory, or what the host has).
 	Most Machine
+	// StepMiB is the unit in which memory is added to the base, where it is plugged in; 0 or 1 if it comes with the boot.
+	StepMiB int
 }
 
 // For returns the machine for a workload. Processors are bounded by the most there can be: the workload gets all of
 // them, and no host could give it more. Memory is not, because a workload that counts on memory dies without it.
 func (l Limits) For(workload Size) (Machine, error) {
-	const mib = 1 << 20
+	step := max(int64(l.StepMiB), 1)
 	m := Machine{
 		VCPUs:     min(int(math.Ceil(float64(l.Base.VCPUs)+workload.CPUs)), max(l.Most.VCPUs, l.Base.VCPUs)),
-		MemoryMiB: l.Base.MemoryMiB + int((workload.MemoryBytes+mib-1)/mib),
+		MemoryMiB: l.Base.MemoryMiB + int(steps(workload.MemoryBytes, step<<20)*step),
 	}
 	if most := max(l.Most.MemoryMiB, l.Base.MemoryMiB); m.MemoryMiB > most {
-		return m, fmt.Errorf("%w: %d MiB for its containers and %d MiB for the machine are above %d MiB "+
-			"(default_maxmemory, or the host's memory)", ErrTooLarge, m.MemoryMiB-l.Base.MemoryMiB, l.Base.MemoryMiB, most)
+		return m, fmt.Errorf("%w: %d MiB for its containers, added in steps of %d MiB, and %d MiB for the machine are "+
+			"above %d MiB (default_maxmemory, or the host's memory)", ErrTooLarge, steps(workload.MemoryBytes, 1<<20), step,
+			l.Base.MemoryMiB, most)
 	}
 	return m, nil
 }
+
+// steps is how many of them it takes.
+func steps(amount, step int64) int64 { return (amount + step - 1) / step }
 
 // maxBytes and maxCPUs keep sums of many containers far from an overflow.
 const (

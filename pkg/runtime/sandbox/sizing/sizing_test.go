@@ -85,6 +85,16 @@ func TestAMachineHasTheBaseAndTheWorkload(t *testing.T) {
 	if _, err := limits.For(Size{0, 768*mib + 1}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "default_maxmemory") {
 		t.Errorf("more than there can be: %v", err)
 	}
+	plugged := Limits{Base: Machine{1, 200}, Most: Machine{4, 1096}, StepMiB: 128}
+	for wantedMiB, want := range map[int64]int{0: 200, 1: 328, 128: 328, 129: 456, 896: 1096} {
+		if got, err := plugged.For(Size{MemoryBytes: wantedMiB * mib}); err != nil || got.MemoryMiB != want {
+			t.Errorf("with %d MiB plugged in: %+v, %v; want %d", wantedMiB, got, err, want)
+		}
+	}
+	plugged.Most.MemoryMiB--
+	if _, err := plugged.For(Size{MemoryBytes: 800 * mib}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "steps of 128 MiB") {
+		t.Errorf("what fits, but not in steps: %v", err)
+	}
 	if got, err := (Limits{Base: Machine{8, 256}, Most: Machine{4, 128}}).For(Size{CPUs: 1}); err != nil || got != (Machine{8, 256}) {
 		t.Errorf("a base above the most: %+v, %v", got, err)
 	}
