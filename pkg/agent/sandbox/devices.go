@@ -29,7 +29,11 @@ func (s *Sandbox) addDevices(ctx context.Context, spec *specs.Spec, devices []*a
 		if err != nil {
 			return fmt.Errorf("device %q at %q: %w", d.GetId(), d.GetContainerPath(), err)
 		}
-		setDevice(spec.Linux, d.GetContainerPath(), disk, accessOf(d.GetOptions()))
+		access, err := accessOf(d.GetOptions())
+		if err != nil {
+			return fmt.Errorf("device %q at %q: %w", d.GetId(), d.GetContainerPath(), err)
+		}
+		setDevice(spec.Linux, d.GetContainerPath(), disk, access)
 	}
 	return nil
 }
@@ -38,13 +42,19 @@ func (s *Sandbox) addDevices(ctx context.Context, spec *specs.Spec, devices []*a
 // is this project's own; a device without it may be used in every way.
 const optionAccess = "katadirect.io/access="
 
-func accessOf(options []string) string {
+func accessOf(options []string) (string, error) {
+	const everything = "rwm"
 	for _, option := range options {
-		if access, ok := strings.CutPrefix(option, optionAccess); ok && strings.Trim(access, "rwm") == "" && access != "" {
-			return access
+		access, ok := strings.CutPrefix(option, optionAccess)
+		switch {
+		case !ok:
+		case access == "" || strings.Trim(access, everything) != "":
+			return "", fmt.Errorf("%w: %s", container.ErrSpec, option)
+		default:
+			return access, nil
 		}
 	}
-	return "rwm"
+	return everything, nil
 }
 
 // setDevice puts the guest's device into the specification, with the owner and

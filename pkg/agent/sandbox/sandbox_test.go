@@ -70,8 +70,21 @@ func TestTheGuestsDeviceTakesThePlaceOfTheHosts(t *testing.T) {
 		Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 	}
 	disk := device.Disk{Name: "vdb", Major: 254, Minor: 16}
-	setDevice(linux, "/dev/xvda", disk, accessOf(nil))
-	setDevice(linux, "/dev/new", disk, accessOf([]string{"katadirect.io/access=r"}))
+	for _, d := range []struct {
+		path    string
+		options []string
+	}{{"/dev/xvda", nil}, {"/dev/new", []string{"other=x", optionAccess + "r"}}} {
+		access, err := accessOf(d.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		setDevice(linux, d.path, disk, access)
+	}
+	for _, nonsense := range []string{"", "x", "rw "} {
+		if access, err := accessOf([]string{optionAccess + nonsense}); !errors.Is(err, container.ErrSpec) {
+			t.Errorf("%q gives %q, %v", nonsense, access, err)
+		}
+	}
 	if d := linux.Devices[0]; d.Type != "b" || d.Major != 254 || d.Minor != 16 || d.FileMode != &mode || d.UID != &uid {
 		t.Errorf("%+v", d)
 	}

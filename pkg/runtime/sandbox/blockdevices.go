@@ -35,6 +35,9 @@ func (s *Sandbox) blockDevices(ctx context.Context, r ContainerRequest) ([]*agen
 			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
 		access := guestspec.Access(r.Spec, d)
+		if !strings.ContainsAny(access, "rw") {
+			return nil, fmt.Errorf("device %s: %w: no rule lets the container read or write it", d.Path, guestspec.ErrUnsupported)
+		}
 		// Our agent keeps each container to its rule. Where nobody does, the machine is kept to it.
 		readOnly := !strings.Contains(access, "w") && !s.features.DeviceRules
 		at, err := s.volumes.AttachRaw(ctx, r.ID, node, readOnly)

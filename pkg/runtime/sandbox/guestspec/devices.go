@@ -3,6 +3,7 @@ package guestspec
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -93,30 +94,35 @@ func allowsAll(r *specs.LinuxResources) bool {
 
 func isAny(number *int64) bool { return number == nil || *number == -1 }
 
-// Access is what of "rwm" the rules let the container do with a device.
+// Access is what of "rwm" the rules let the container do with a device, in the way of the device cgroup: nothing, unless
+// a rule allows it, and a later rule has the last word. A rule that cannot be understood allows nothing.
 func Access(s *specs.Spec, d specs.LinuxDevice) string {
 	if s.Linux == nil || s.Linux.Resources == nil {
-		return everything
+		return ""
 	}
-	access := ""
+	may := map[rune]bool{}
 	for _, rule := range s.Linux.Resources.Devices {
-		if rule.Allow && rule.Type == d.Type && is(rule.Major, d.Major) && is(rule.Minor, d.Minor) {
-			access = rule.Access
+		if !isAbout(rule, d) {
+			continue
+		}
+		for _, c := range everything {
+			if strings.ContainsRune(rule.Access, c) || !rule.Allow && !isAccess(rule.Access) {
+				may[c] = rule.Allow && isAccess(rule.Access)
+			}
 		}
 	}
-	if access == "" || !isAccess(access) || allowsAll(s.Linux.Resources) {
-		return everything
+	access := ""
+	for _, c := range everything {
+		if may[c] {
+			access += string(c)
+		}
 	}
 	return access
 }
 
-func is(rule *int64, number int64) bool { return rule != nil && *rule == number }
-
-func isAccess(s string) bool {
-	for _, c := range s {
-		if c != 'r' && c != 'w' && c != 'm' {
-			return false
-		}
-	}
-	return true
+func isAbout(rule specs.LinuxDeviceCgroup, d specs.LinuxDevice) bool {
+	return (rule.Type == "" || rule.Type == "a" || rule.Type == d.Type) &&
+		(isAny(rule.Major) || *rule.Major == d.Major) && (isAny(rule.Minor) || *rule.Minor == d.Minor)
 }
+
+func isAccess(s string) bool { return s != "" && strings.Trim(s, everything) == "" }

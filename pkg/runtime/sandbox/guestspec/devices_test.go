@@ -57,17 +57,25 @@ func TestDeviceRulesForTheGuestSayNothingOfTheHostsDisks(t *testing.T) {
 
 func TestTheAccessToADiskIsThatOfItsRule(t *testing.T) {
 	loop := specs.LinuxDevice{Path: "/dev/xvda", Type: "b", Major: 7}
+	mknod := specs.LinuxDeviceCgroup{Allow: true, Type: "b", Access: "m"} // containerd's, for every disk
 	for _, tc := range []struct {
 		rules []specs.LinuxDeviceCgroup
 		want  string
 	}{
 		{[]specs.LinuxDeviceCgroup{denyAll, disk("r")}, "r"},
-		{[]specs.LinuxDeviceCgroup{denyAll, disk("mrw")}, "mrw"},
+		{[]specs.LinuxDeviceCgroup{denyAll, disk("mrw")}, "rwm"},
 		{[]specs.LinuxDeviceCgroup{denyAll, disk("r"), disk("rwm")}, "rwm"},
-		{[]specs.LinuxDeviceCgroup{denyAll, null}, "rwm"},
+		{[]specs.LinuxDeviceCgroup{denyAll, null}, ""},
+		{[]specs.LinuxDeviceCgroup{denyAll, mknod}, "m"},
+		{[]specs.LinuxDeviceCgroup{denyAll, mknod, disk("r")}, "rm"},
 		{[]specs.LinuxDeviceCgroup{disk("r"), allowAll}, "rwm"},
-		{[]specs.LinuxDeviceCgroup{disk("r=x")}, "rwm"},
-		{nil, "rwm"},
+		{[]specs.LinuxDeviceCgroup{allowAll, denyAll}, ""},
+		{[]specs.LinuxDeviceCgroup{allowAll, {Type: "b", Major: ptr(int64(7)), Access: "w"}}, "rm"},
+		{[]specs.LinuxDeviceCgroup{allowAll, {Type: "b", Major: ptr(int64(8)), Access: "w"}}, "rwm"},
+		{[]specs.LinuxDeviceCgroup{disk("r=x")}, ""},
+		{[]specs.LinuxDeviceCgroup{disk("")}, ""},
+		{[]specs.LinuxDeviceCgroup{allowAll, {Access: "everything"}}, ""},
+		{nil, ""},
 	} {
 		if got := Access(withRules(tc.rules...), loop); got != tc.want {
 			t.Errorf("%+v: %q, want %q", tc.rules, got, tc.want)
