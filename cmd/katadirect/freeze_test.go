@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"net/http"
 	"strings"
 	"sync"
@@ -31,7 +32,7 @@ func TestFreezeAndThawOfAVolumeByPathAndByID(t *testing.T) {
 			}
 			must(json.NewEncoder(w).Encode(thawed))
 		case directvolume.PathList:
-			must(json.NewEncoder(w).Encode([]directvolume.SandboxVolume{{Device: device, GuestDevice: "/dev/vda", GuestPath: "/g",
+			must(json.NewEncoder(w).Encode([]directvolume.SandboxVolume{{Device: device, GuestDevice: "/dev/vda", GuestPath: "/g", SizeBytes: math.MaxUint64,
 				Containers: []string{"c1"}, Frozen: &directvolume.Frozen{RemainingMilliseconds: 77}}}))
 		case directvolume.PathStats:
 			must(json.NewEncoder(w).Encode(directvolume.VolumeStats{Condition: directvolume.VolumeCondition{Message: "fine"}}))
@@ -50,7 +51,7 @@ func TestFreezeAndThawOfAVolumeByPathAndByID(t *testing.T) {
 		t.Errorf("%+v, asked %+v", got, lastAsked())
 	}
 	if got := n.run(t, "volume", "list", "--sandbox", "s"); got.status != 0 || !strings.Contains(got.stdout, "/dev/vda") ||
-		!strings.Contains(got.stdout, "77 ms left") {
+		!strings.Contains(got.stdout, "77 ms left") || !strings.Contains(got.stdout, "16 EiB") { // the size is what a guest said
 		t.Errorf("%+v", got)
 	}
 	if got := n.run(t, "volume", "stats", "/v"); got.status != 0 || !strings.Contains(got.stdout, "fine") {

@@ -22,7 +22,7 @@ func printable(s string) string {
 }
 
 // humanBytes prints a size in the largest binary unit of which there is at least one.
-func humanBytes(n int64) string {
+func humanBytes[N int64 | uint64](n N) string {
 	if n <= 0 {
 		return "-"
 	}

@@ -81,7 +81,7 @@ func (h *host) listSandbox(cmd *cobra.Command, prefix string, output format) err
 		if v.Frozen != nil {
 			frozen = fmt.Sprintf("%d ms left", v.Frozen.RemainingMilliseconds)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", orNone(v.GuestDevice), humanBytes(int64(v.SizeBytes)),
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", orNone(v.GuestDevice), humanBytes(v.SizeBytes),
 			orNone(v.FSType), mode, frozen, shortIDs(v.Containers), printable(v.Device), printable(v.GuestPath))
 	}
 	if err := table.Flush(); err != nil {

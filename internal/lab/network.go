@@ -3,26 +3,13 @@ package lab
 import (
 	"context"
 	"net"
-	"runtime"
 
-	"golang.org/x/sys/unix"
+	"github.com/katadirect/katadirect/internal/netns"
 )
 
 // InNetwork calls do in the lab's network namespace. A socket that do makes stays there, whoever uses it afterwards;
 // goroutines that it starts are outside again.
-func (l *Lab) InNetwork(do func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine.
-		runtime.LockOSThread()
-		if err := unix.Setns(int(l.ns.ns["net"].Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
-		}
-		result <- do()
-	}()
-	return <-result
-}
+func (l *Lab) InNetwork(do func() error) error { return netns.Do(l.ns.ns["net"], do) }
 
 // Dial connects to an address (numbers, no names) in the lab's network.
 func (l *Lab) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {

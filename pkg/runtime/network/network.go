@@ -46,6 +46,8 @@ type Config struct {
 type Remains struct {
 	// Namespace is the path of a network namespace in which something was made.
 	Namespace string `json:"namespace,omitempty"`
+	// Identity says which namespace that is.
+	Identity Identity `json:"namespace_identity,omitzero"`
 	// Passt is the running passt.
 	Passt child.Process `json:"passt,omitzero"`
 }
@@ -92,7 +94,11 @@ func (n *Network) openTCFilter(c Config) error {
 	if got := len(n.found.interfaces); got > maxInterfaces {
 		return fmt.Errorf("the pod has %d interfaces, a machine has room for %d", got, maxInterfaces)
 	}
-	n.remains = Remains{Namespace: c.Namespace}
+	id, err := n.namespace.identify()
+	if err != nil {
+		return fmt.Errorf("network namespace %s: %w", c.Namespace, err)
+	}
+	n.remains = Remains{Namespace: c.Namespace, Identity: id}
 	if err := c.Record(n.remains); err != nil {
 		return err
 	}
@@ -151,7 +157,8 @@ func (n *Network) Close(ctx context.Context) error {
 	return err
 }
 
-// Cleanup takes back what a process that died has left. A namespace that is gone has taken everything along.
+// Cleanup takes back what a process that died has left. A namespace that is gone has taken everything along; one that
+// is at its path now is left alone.
 func Cleanup(ctx context.Context, r Remains) error {
 	if err := r.Passt.Kill(ctx); err != nil {
 		return fmt.Errorf("end passt: %w", err)
@@ -166,9 +173,20 @@ func Cleanup(ctx context.Context, r Remains) error {
 	case err != nil:
 		return err
 	}
+	return errors.Join(n.cleanUp(r), n.close())
+}
+
+func (n *namespace) cleanUp(r Remains) error {
+	id, err := n.identify()
+	if err != nil {
+		return fmt.Errorf("clean up network namespace %s: %w", r.Namespace, err)
+	}
+	if !id.is(r.Identity) {
+		return nil
+	}
 	links, err := n.LinkList()
 	if err != nil {
-		return errors.Join(fmt.Errorf("clean up network namespace %s: %w", r.Namespace, err), n.close())
+		return fmt.Errorf("clean up network namespace %s: %w", r.Namespace, err)
 	}
 	var errs []error
 	for _, link := range links {
@@ -176,5 +194,5 @@ func Cleanup(ctx context.Context, r Remains) error {
 			errs = append(errs, fmt.Errorf("clean up interface %s: %w", link.Attrs().Name, err))
 		}
 	}
-	return errors.Join(errors.Join(errs...), n.close())
+	return errors.Join(errs...)
 }

@@ -189,6 +189,20 @@ func TestEveryWayOutLeavesTheNamespaceAsItWas(t *testing.T) {
 			t.Errorf("left: %q", left)
 		}
 	})
+	t.Run("another namespace that is at the path by now", func(t *testing.T) {
+		pod, other := newPod(t), newPod(t)
+		n, recorded, err := open(pod)
+		pod.must(err)
+		n.HandedOver()
+		mustOpen(other)
+		before := strings.Join(other.left(), " ")
+		gone := (*recorded)[0]
+		gone.Namespace = other.path()
+		pod.must(Cleanup(t.Context(), gone))
+		if left := strings.Join(other.left(), " "); left != before {
+			t.Errorf("of another pod's %q is left %q", before, left)
+		}
+	})
 	t.Run("a namespace used again without cleaning up", func(t *testing.T) {
 		pod := newPod(t)
 		mustOpen(pod).HandedOver()

@@ -108,9 +108,10 @@ func describeMount(v *directvolume.SandboxVolume, m *agentproto.MountedVolume) {
 		v.FSType = fsType
 	}
 	if ms := m.GetFrozenMilliseconds(); ms > 0 {
-		since := time.Duration(min(ms, uint64(directvolume.MaxFreeze.Milliseconds()))) * time.Millisecond
+		most := uint64(directvolume.MaxFreeze.Milliseconds())
+		since := time.Duration(min(ms, most)) * time.Millisecond
 		v.Frozen = &directvolume.Frozen{
-			Since: time.Now().Add(-since).Truncate(time.Millisecond), RemainingMilliseconds: m.GetRemainingMilliseconds(),
+			Since: time.Now().Add(-since).Truncate(time.Millisecond), RemainingMilliseconds: min(m.GetRemainingMilliseconds(), most),
 		}
 	}
 }

@@ -92,7 +92,7 @@ func TestDescribeTellsWhatRecordMachineAndGuestKnow(t *testing.T) {
 	h.guest.mounted = &agentproto.ListResponse{Volumes: []*agentproto.MountedVolume{
 		{VolumeGuestPath: "/elsewhere", Device: "/dev/vdz"},
 		{VolumeGuestPath: use.GuestPath, Device: "/dev/vda\x1b[2J", Fstype: "xfs", DeviceBytes: 4096,
-			FrozenMilliseconds: 1 << 62, RemainingMilliseconds: 5},
+			FrozenMilliseconds: 1 << 62, RemainingMilliseconds: 1 << 62},
 	}}
 	list := h.set.Describe(t.Context())
 	if len(list) != 1 {
@@ -104,7 +104,7 @@ func TestDescribeTellsWhatRecordMachineAndGuestKnow(t *testing.T) {
 		len(v.Usage) != 1 || v.Usage[0].Used != 20 || v.Condition.Message != "OK" {
 		t.Errorf("%+v", v)
 	}
-	if v.Frozen == nil || time.Since(v.Frozen.Since) > 2*directvolume.MaxFreeze || v.Frozen.RemainingMilliseconds != 5 {
+	if v.Frozen == nil || time.Since(v.Frozen.Since) > 2*directvolume.MaxFreeze || v.Frozen.RemainingMilliseconds != uint64(directvolume.MaxFreeze.Milliseconds()) {
 		t.Errorf("frozen %+v", v.Frozen)
 	}
 	h.guest.fail = errInjected
