@@ -2,9 +2,7 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -20,14 +18,6 @@ import (
 const (
 	groupFile = 0o660
 	groupDir  = 0o110 | unix.S_ISGID // beside those for files
-)
-
-const (
-	// namesAtOnce bounds the memory for a folder's names.
-	namesAtOnce = 1024
-	// maxDepth is how deep folders are followed into each other: a path that
-	// programs can name goes no deeper.
-	maxDepth = unix.PathMax / 2
 )
 
 // handedOver is a volume that was handed to a group for somebody who no longer
@@ -101,10 +91,10 @@ func applyGroup(ctx context.Context, path string, group *agentproto.FSGroup, rea
 	}
 	// The root folder last: as long as it is not changed the work is not done,
 	// and OnRootMismatch does it again after a crash.
-	c := groupChange{ctx: ctx, gid: gid}
-	err = c.folder(root, 0)
+	c := groupChange{gid: gid}
+	err = walk(ctx, root, c.one)
 	if err == nil {
-		err = c.one(root, ".")
+		err = c.one(int(root.Fd()), ".")
 	}
 	if err != nil {
 		return fmt.Errorf("hand the volume to group %d: %w", gid, err)
@@ -121,55 +111,11 @@ func rootMatches(root *os.File, gid uint32) (bool, error) {
 	return st.Gid == gid && st.Mode&want == want, nil
 }
 
-type groupChange struct {
-	ctx context.Context
-	gid uint32
-}
-
-// folder changes everything in dir, the deepest first.
-func (c groupChange) folder(dir *os.File, depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("%w: folders more than %d deep", ErrRequest, maxDepth)
-	}
-	for {
-		names, err := dir.Readdirnames(namesAtOnce)
-		for _, name := range names {
-			if err := c.entry(dir, name, depth); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := c.ctx.Err(); err != nil {
-			return err
-		}
-	}
-}
-
-func (c groupChange) entry(dir *os.File, name string, depth int) error {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return c.one(dir, name)
-	case err != nil:
-		return &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	child := os.NewFile(uintptr(fd), name)
-	defer child.Close()
-	if err := c.folder(child, depth+1); err != nil {
-		return err
-	}
-	return c.one(dir, name)
-}
+type groupChange struct{ gid uint32 }
 
 // one changes one file or folder, if there is something to change: a walk that
 // finds everything done is much faster than one that does it.
-func (c groupChange) one(dir *os.File, name string) error {
-	at := int(dir.Fd())
+func (c groupChange) one(at int, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
