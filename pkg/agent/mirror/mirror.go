@@ -62,10 +62,15 @@ func Start(source, target string) (_ *Mirror, err error) {
 	return m, nil
 }
 
-// Close ends the following. The copy stays as it is.
-func (m *Mirror) Close() error {
+// Close ends the following. The copy stays as it is. It waits for a look that is under way, which takes as long as the
+// original's file system does; where ctx ends first, it can be called again.
+func (m *Mirror) Close(ctx context.Context) error {
 	m.end()
-	<-m.ended
+	select {
+	case <-m.ended:
+	case <-ctx.Done():
+		return fmt.Errorf("the folder %s is still being read: %w", m.source.Name(), ctx.Err())
+	}
 	return errors.Join(m.source.Close(), m.target.Close())
 }
 

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -112,7 +113,7 @@ func start(t *testing.T, source, target string) *Mirror {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
+		if err := m.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -310,4 +311,26 @@ func TestACopyThatCouldNotBeWrittenIsWrittenTheNextTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, source, target)
+}
+
+// The share's other end may hang, and a look at it with it.
+func TestCloseGivesUpOnALookThatTakesTooLongAndCanBeRepeated(t *testing.T) {
+	source, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Mirror{source: source, target: target, end: func() {}, ended: make(chan struct{})}
+	ctx, giveUp := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer giveUp()
+	if err := m.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), source.Name()) {
+		t.Errorf("%v, want the end of the wait, with the folder", err)
+	}
+	close(m.ended)
+	if err := m.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -255,7 +255,7 @@ func (m *Mounts) unmount(ctx context.Context, mountPoint string, e *entry) error
 	begin := time.Now()
 	m.ThawEach([]string{mountPoint}, "the volume is being unmounted")
 	if e.watch != nil {
-		if err := e.watch.Close(); err != nil {
+		if err := e.watch.Close(ctx); err != nil {
 			return fmt.Errorf("storage at %s: %w", mountPoint, err)
 		}
 		e.watch = nil
