@@ -14,8 +14,8 @@ import (
 	"github.com/katadirect/katadirect/internal/lab"
 )
 
-// settingsFile keeps, until the next boot, what the host's settings were before the first cluster changed them. Every
-// running cluster holds a shared lock on it: whoever gets it alone knows that nobody needs the changes any more.
+// settingsFile keeps what the host's settings were before the first cluster changed them. Every running cluster holds a
+// shared lock on it: whoever gets it alone knows that nobody needs the changes any more, and takes the file away.
 const (
 	settingsFile = "/run/katadirect/cluster-settings.json"
 	settingsRoot = "/proc/sys"
@@ -57,15 +57,35 @@ func openSettings(root, path string) (_ *hostSettings, alone bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, false, err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, false, err
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, false, err
+		}
+		alone = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+		if !alone {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_SH)
+		}
+		s := &hostSettings{root, f}
+		switch {
+		case err != nil:
+			return s, false, err
+		case !isAt(f, path): // its last cluster has gone, and it with that one
+			if err := f.Close(); err != nil {
+				return nil, false, err
+			}
+		case alone:
+			return s, true, s.putBack()
+		default:
+			return s, false, nil
+		}
 	}
-	s := &hostSettings{root, f}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		return s, true, s.putBack()
-	}
-	return s, false, unix.Flock(int(f.Fd()), unix.LOCK_SH)
+}
+
+func isAt(f *os.File, path string) bool {
+	is, err := f.Stat()
+	there, err2 := os.Stat(path)
+	return err == nil && err2 == nil && os.SameFile(is, there)
 }
 
 // restore puts the settings back when no other cluster runs.
@@ -75,7 +95,9 @@ func (s *hostSettings) restore() error {
 	}
 	var err error
 	if unix.Flock(int(s.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		err = s.putBack()
+		if err = s.putBack(); err == nil {
+			err = os.Remove(s.file.Name())
+		}
 	}
 	return errors.Join(err, s.file.Close())
 }

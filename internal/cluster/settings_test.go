@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -50,6 +52,38 @@ func TestSettingsComeBackWithTheLastCluster(t *testing.T) {
 	}
 	if err := second.restore(); err != nil || get() != "0" {
 		t.Fatalf("after the last one: %s, %v", get(), err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is left: %v", err)
+	}
+}
+
+// One cluster comes when the other goes: it must not keep its settings in a file that is gone.
+func TestSettingsAreKeptWhereTheNextClusterLooks(t *testing.T) {
+	root, file, get, set := sysctls(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 50 {
+				s, err := keepSettings(root, file)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if !isAt(s.file, file) {
+					t.Error("the settings are in a file that nobody finds")
+				}
+				if err := s.restore(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	kept := keep(t, root, file)
+	set("10")
+	if err := kept.restore(); err != nil || get() != "0" {
+		t.Errorf("%s, %v", get(), err)
 	}
 }
 

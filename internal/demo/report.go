@@ -35,6 +35,8 @@ type Report struct {
 	ResizeMS  float64 `json:"resize_ms"`
 	HotplugMS float64 `json:"hotplug_ms"`
 	BootMS    float64 `json:"boot_ms"`
+	// Accel is what the machines run by: "kvm", or "tcg" where there is no KVM that works.
+	Accel string `json:"accel"`
 }
 
 // Step is one step and how long it took.
@@ -120,7 +122,8 @@ func (r *Report) facts(t io.Writer) {
 	fmt.Fprintf(t, "machine (boot id)\t%.8s\t%.8s\n", r.GuestBootIDBefore, r.GuestBootIDAfter)
 	fmt.Fprintf(t, "container (start of its first process)\t%d\t%d\n", r.InitStartTicksBefore, r.InitStartTicksAfter)
 	fmt.Fprintf(t, "data (SHA-256), first and second pod\t%.8s\t%.8s\n", r.MarkerSHA256Written, r.MarkerSHA256Read)
-	fmt.Fprintf(t, "\nboot to agent\t%.0f ms\n", r.BootMS)
+	fmt.Fprintf(t, "\nmachines run by\t%s\n", accelName(r.Accel))
+	fmt.Fprintf(t, "boot to agent\t%.0f ms\n", r.BootMS)
 	fmt.Fprintf(t, "hot-plug\t%.0f ms\n", r.HotplugMS)
 	fmt.Fprintf(t, "resize, online\t%.0f ms\n", r.ResizeMS)
 	fmt.Fprintf(t, "mounts of the volume on the host\t%d\n", r.HostMountsOfVolume)

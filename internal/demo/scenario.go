@@ -177,6 +177,10 @@ func (s *session) lookBefore(ctx context.Context) error {
 	if s.report.BootMS, s.report.HotplugMS, err = s.shimFigures(ctx); err != nil {
 		return err
 	}
+	if s.report.Accel, err = s.machinesRunBy(); err != nil {
+		return err
+	}
+	s.progress.say("the machine runs by %s", accelName(s.report.Accel))
 	return s.countHostMounts(ctx)
 }
 

@@ -15,10 +15,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/accel"
 	"github.com/katadirect/katadirect/internal/cluster"
 	"github.com/katadirect/katadirect/internal/cluster/images"
 	"github.com/katadirect/katadirect/internal/guestimage"
 	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
 
 const (
@@ -109,6 +111,11 @@ func open(ctx context.Context, s *state, progress io.Writer) (*cluster.Cluster, 
 	if err != nil {
 		return nil, fmt.Errorf("build what machines boot: %w", err)
 	}
+	result, err := accel.Detect(ctx, qemu.KVMTrial(qemu.Config{Kernel: guest.Kernel, Initrd: guest.Initrd}))
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(progress, runsBy(result))
 	programs, err := cluster.Programs(lab.DefaultCache())
 	if err != nil {
 		return nil, err
@@ -122,6 +129,14 @@ func open(ctx context.Context, s *state, progress io.Writer) (*cluster.Cluster, 
 		DefaultHandler: os.Getenv("KATADIRECT_CLUSTER_DEFAULT_HANDLER"),
 		Progress:       func(done string) { fmt.Fprintln(progress, done) },
 	})
+}
+
+// runsBy says what machines run by here: most of how fast they are.
+func runsBy(r accel.Result) string {
+	if r.Accel == accel.KVM {
+		return "machines will run by KVM"
+	}
+	return "machines will run by emulation (TCG), several times slower: " + r.Reason
 }
 
 // publish writes what others use.

@@ -51,6 +51,9 @@ func TestTheDemo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if report.Accel != "kvm" && report.Accel != "tcg" {
+				t.Errorf("machines run by %q", report.Accel)
+			}
 			if report.BootMS <= 0 || report.HotplugMS <= 0 || report.ResizeMS <= 0 {
 				t.Errorf("boot %v ms, hot-plug %v ms, resize %v ms: all must be measured",
 					report.BootMS, report.HotplugMS, report.ResizeMS)
