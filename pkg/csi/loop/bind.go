@@ -66,7 +66,13 @@ func (d *Devices) configure(number int, image string, file *os.File, readOnly bo
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", node.Name(), err), node.Close())
 	}
-	return &bound{number: number, node: node, status: status}, nil
+	b := &bound{number: number, node: node, status: status}
+	if !readOnly { // whoever had the device before may have left it read-only, which a new file does not change
+		if err := b.setReadOnly(false); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: make it writable: %w", node.Name(), err), b.detach(context.Background()))
+		}
+	}
+	return b, nil
 }
 
 // whyBuffered asks for direct I/O once more, since LOOP_CONFIGURE does without in silence.

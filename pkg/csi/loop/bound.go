@@ -150,6 +150,9 @@ func (b *bound) detach(ctx context.Context) error {
 	if err := b.checkIdle(); err != nil {
 		return err
 	}
+	if err := b.setReadOnly(false); err != nil { // or whoever gets the number next finds it so
+		return fmt.Errorf("%s: make it writable: %w", b.path(), err)
+	}
 	if err := unix.IoctlSetInt(b.fd(), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("%s: %w", b.path(), err)
 	}

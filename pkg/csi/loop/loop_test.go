@@ -210,6 +210,20 @@ func TestReadOnlyIsTheKernelsWord(t *testing.T) {
 	must(t, holder.Close())
 }
 
+func TestAReadOnlyDeviceIsNotLeftReadOnlyToWhoGetsItsNumberNext(t *testing.T) {
+	p := newPlace(t, t.TempDir())
+	image := p.image("kd-1", mib)
+	device := p.attach(image)
+	must(t, p.SetReadOnly(t.Context(), image, true))
+	must(t, p.Detach(t.Context(), image))
+	node, err := os.Open(device.Path)
+	must(t, err)
+	defer node.Close()
+	if readOnly, err := unix.IoctlGetInt(int(node.Fd()), unix.BLKROGET); err != nil || readOnly != 0 {
+		t.Errorf("%s is left read-only=%d, %v", device.Path, readOnly, err)
+	}
+}
+
 func TestADeviceInUseIsNotDetached(t *testing.T) {
 	p := newPlace(t, t.TempDir())
 	image := p.image("kd-1", mib)
