@@ -25,14 +25,16 @@ func TestFaultKilledDuringCreates(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	d := startDriver(t, t.TempDir(), "info")
+	d := startDriver(t)
 	alive := map[string]string{} // name to id of every volume that must be there
 	for round := range crashRounds {
 		got := hammer(d, round, 1+random.IntN(150))
 		for name, id := range got.created {
 			alive[name] = id
 		}
-		d.start()
+		if err := d.Start(); err != nil {
+			t.Fatal(err)
+		}
 		checkPool(t, d, alive, got)
 	}
 	for name, id := range alive {
@@ -40,8 +42,8 @@ func TestFaultKilledDuringCreates(t *testing.T) {
 			t.Errorf("end of %s: %v", name, err)
 		}
 	}
-	checkNothingLeft(t, d.dir)
-	if left, err := os.ReadDir(filepath.Join(d.dir, "pods")); err != nil || len(left) > 0 {
+	checkNothingLeft(t, d.Dir)
+	if left, err := os.ReadDir(filepath.Join(d.Dir, "pods")); err != nil || len(left) > 0 {
 		t.Errorf("target paths left: %v, %v", left, err)
 	}
 }
@@ -57,13 +59,13 @@ type outcome struct {
 }
 
 // hammer makes and deletes volumes from many clients until the driver has answered so many calls, and kills it then.
-func hammer(d *driver, round, answers int) *outcome {
+func hammer(d driver, round, answers int) *outcome {
 	o := &outcome{created: map[string]string{}}
-	controller := csi.NewControllerClient(d.conn)
+	controller := csi.NewControllerClient(d.Conn)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var group sync.WaitGroup
-	kill := sync.OnceFunc(func() { d.kill(); cancel() })
+	kill := sync.OnceFunc(func() { d.Kill(); cancel() })
 	answered := func(note func()) {
 		o.mu.Lock()
 		note()
@@ -107,9 +109,9 @@ func hammer(d *driver, round, answers int) *outcome {
 }
 
 // checkPool compares what is there with what the clients know, and brings what they do not know to an end.
-func checkPool(t *testing.T, d *driver, alive map[string]string, o *outcome) {
+func checkPool(t *testing.T, d driver, alive map[string]string, o *outcome) {
 	t.Helper()
-	controller := csi.NewControllerClient(d.conn)
+	controller := csi.NewControllerClient(d.Conn)
 	t.Logf("%d creates and %d deletes acknowledged, %d and %d not", len(o.created), len(o.deleted), len(o.unknown), len(o.doubtful))
 	for _, name := range o.unknown { // kubelet and the sidecars repeat
 		made, err := controller.CreateVolume(t.Context(), createRequest(name))
@@ -125,13 +127,13 @@ func checkPool(t *testing.T, d *driver, alive map[string]string, o *outcome) {
 		}
 	}
 	there := map[string]bool{}
-	entries, err := os.ReadDir(d.pool())
+	entries, err := os.ReadDir(d.Pool())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range withoutLock(entries) {
 		there[name] = true
-		checkWhole(t, filepath.Join(d.pool(), name))
+		checkWhole(t, filepath.Join(d.Pool(), name))
 	}
 	for name, id := range alive {
 		if !there[id] {
@@ -164,12 +166,12 @@ func checkWhole(t *testing.T, folder string) {
 }
 
 // target is the path at which a test publishes a volume; it stands in the folder that kubelet would have made.
-func (d *driver) target(id string) string { return filepath.Join(d.dir, "pods", id) }
+func (d driver) target(id string) string { return filepath.Join(d.Dir, "pods", id) }
 
 // use stages and publishes a volume as for a pod, and then does what the pod's end asks for.
-func (d *driver) use(ctx context.Context, id string, end func(context.Context, string) error) error {
-	node := csi.NewNodeClient(d.conn)
-	staging := filepath.Join(d.dir, "staging", id)
+func (d driver) use(ctx context.Context, id string, end func(context.Context, string) error) error {
+	node := csi.NewNodeClient(d.Conn)
+	staging := filepath.Join(d.Dir, "staging", id)
 	capability := createRequest("").GetVolumeCapabilities()[0]
 	if err := os.MkdirAll(filepath.Dir(d.target(id)), 0o750); err != nil {
 		return err
@@ -188,16 +190,16 @@ func (d *driver) use(ctx context.Context, id string, end func(context.Context, s
 }
 
 // unuse takes a volume from its pod and its node, wherever it got to, and deletes it.
-func (d *driver) unuse(ctx context.Context, id string) error {
-	node := csi.NewNodeClient(d.conn)
+func (d driver) unuse(ctx context.Context, id string) error {
+	node := csi.NewNodeClient(d.Conn)
 	if _, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: d.target(id)}); err != nil {
 		return err
 	}
 	if _, err := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{
-		VolumeId: id, StagingTargetPath: filepath.Join(d.dir, "staging", id),
+		VolumeId: id, StagingTargetPath: filepath.Join(d.Dir, "staging", id),
 	}); err != nil {
 		return err
 	}
-	_, err := csi.NewControllerClient(d.conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	_, err := csi.NewControllerClient(d.Conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
 	return err
 }

@@ -32,10 +32,10 @@ func TestSanityMount(t *testing.T) { testSanity(t, "mount") }
 func TestSanityBlock(t *testing.T) { testSanity(t, "block") }
 
 func testSanity(t *testing.T, access string) {
-	dir := t.TempDir()
-	d := startDriver(t, dir, "debug", "--max-volumes", "4") // csi-sanity fills the node
+	d := startDriver(t, "--log-level", "debug", "--max-volumes", "4") // csi-sanity fills the node
+	dir := d.Dir
 	report := suite{
-		Endpoint: d.endpoint, Dir: dir, Access: access,
+		Endpoint: d.Endpoint, Dir: dir, Access: access,
 		JUnit: reportPath(t, "sanity-"+access+".xml"), JSON: filepath.Join(dir, "report.json"),
 	}.run(t)
 	ran, failed, left := specs(report)
