@@ -34,8 +34,9 @@ test: root setup-test build guest containerd1 containerd2 kubernetes kubernetes-
 bench: root setup-test build guest containerd1 ## measure, with the floor beside each figure; writes out/bench.json
 	@go run ./test/bench
 
-soak: root setup-test containerd1 ## work a pod hard for an hour (SOAK=10m for less, SEED=n to repeat) and see that nothing grows
+soak: root setup-test containerd1 ## work a pod hard for an hour (SOAK=10m for less, SEED=n to repeat) and see that nothing grows; then the driver against its model (MODEL=10m)
 	@go test -count=1 -v -timeout 0 ./test/soak -soak $(or $(SOAK),60m) -seed $(or $(SEED),0)
+	@go test -count=1 -v -timeout 0 ./test/model -model $(or $(MODEL),10m)
 
 cluster: root setup-test build kubernetes containerd2 ## a Kubernetes of one node whose pods can be machines, left running; says how to use it
 	@go build -o bin/ ./test/cluster

@@ -1,0 +1,328 @@
+package model
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/katadirect/katadirect/internal/ownmounts"
+	"github.com/katadirect/katadirect/pkg/csi/loop"
+	"github.com/katadirect/katadirect/test/csinode"
+)
+
+var (
+	duration = flag.Duration("model", 40*time.Second, "how long new sequences are tried")
+	seed     = flag.Uint64("seed", 0, "try this seed alone, again and again")
+)
+
+// keptSeeds has one seed that has failed in each line, and what failed behind it.
+const keptSeeds = "testdata/seeds"
+
+const (
+	worlds      = 4   // that are worked on at once
+	poolMiB     = 200 // less than all volumes may come to
+	fewestTried = 30  // sequences, on however busy a machine; an idle one makes thousands
+)
+
+type tests struct{ *testing.M }
+
+func (m tests) Run() int { return ownmounts.Main(m.M) }
+
+func TestMain(m *testing.M) { os.Exit(csinode.Main(tests{m})) }
+
+func TestTheDriverDoesWhatTheModelSays(t *testing.T) {
+	for _, kept := range readSeeds(t) {
+		if !t.Failed() {
+			try(t, newWorldOf(t), kept)
+		}
+	}
+	deadline := time.Now().Add(*duration)
+	var tried, steps atomic.Int64
+	var group sync.WaitGroup
+	for range worlds {
+		w := newWorldOf(t)
+		group.Go(func() {
+			for time.Now().Before(deadline) && !t.Failed() {
+				s := *seed
+				if s == 0 {
+					s = rand.Uint64()
+				}
+				steps.Add(int64(try(t, w, s)))
+				tried.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d sequences with %d steps", tried.Load(), steps.Load())
+	if !t.Failed() && *duration >= 10*time.Second && tried.Load() < fewestTried {
+		t.Errorf("only %d sequences in %v: something waits", tried.Load(), *duration)
+	}
+}
+
+// newWorldOf is a world whose pool is small and in memory, so that it is full now and then and quick.
+func newWorldOf(t *testing.T) *world {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kdm") // sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, m := range []struct{ at, options string }{
+		{dir, "mode=0700"}, {filepath.Join(dir, "pool"), fmt.Sprintf("mode=0700,size=%dm", poolMiB)},
+	} {
+		if err := os.MkdirAll(m.at, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("none", m.at, "tmpfs", 0, m.options); err != nil {
+			t.Fatalf("mount a tmpfs (root is needed): %v", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(m.at, unix.MNT_DETACH) })
+	}
+	w := newWorld(t, dir)
+	t.Cleanup(func() { // of a sequence that has failed
+		for n := range targets {
+			_ = unix.Unmount(w.target(n), unix.MNT_DETACH)
+		}
+		_ = loop.New(w.Pool(), nil).Sweep(context.Background(), func(string) bool { return false })
+	})
+	return w
+}
+
+// try carries out what a seed says, and returns how many steps that were.
+func try(t *testing.T, w *world, seed uint64) (steps int) {
+	var trace []string
+	err := w.sequence(rounds(seed), func(r round, outcomes []outcome) {
+		steps += len(outcomes)
+		line := r.String()
+		for _, o := range outcomes {
+			said := o.answer.code.String()
+			if o.answer.unknown {
+				said = "no answer"
+			}
+			line += fmt.Sprintf("\n    %v: %s", o.step, said)
+		}
+		trace = append(trace, line)
+	})
+	if err == nil {
+		return steps
+	}
+	const shown = 25
+	t.Errorf("seed %d, round %d: %v\nRepeat it: go test ./test/model -run TestTheDriverDoesWhatTheModelSays -seed %d\nThe last rounds:\n  %s",
+		seed, len(trace), err, seed, strings.Join(trace[max(0, len(trace)-shown):], "\n  "))
+	keep(t, seed, err)
+	return steps
+}
+
+// sequence carries rounds out and then takes everything away.
+func (w *world) sequence(all []round, note func(round, []outcome)) error {
+	may := []state{{}} // more than one while answers fit in several orders
+	for _, r := range all {
+		outcomes := w.round(r, may[0])
+		note(r, outcomes)
+		var after []state
+		for _, s := range may {
+			after = append(after, orders(s, outcomes, w.poolBytes)...)
+		}
+		if len(after) == 0 {
+			return fmt.Errorf("the model allows these answers in no order; before, there was\n  %s", describeStates(may))
+		}
+		if r.kill || r.restart {
+			if err := w.again(r, outcomes, &after, note); err != nil {
+				return err
+			}
+		}
+		if may = after; len(may) > 1 || r.audit || r.kill || r.restart {
+			if err := w.settle(&may); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.settle(&may); err != nil {
+		return err
+	}
+	return w.takeAway()
+}
+
+// round carries out one round's steps, and kills the driver if it says so.
+func (w *world) round(r round, before state) []outcome {
+	outcomes := make([]outcome, len(r.steps))
+	var answered atomic.Int64
+	var killed atomic.Bool
+	kill := sync.OnceFunc(func() {
+		killed.Store(true)
+		w.Kill()
+	})
+	var group sync.WaitGroup
+	for i, s := range r.steps {
+		group.Go(func() {
+			got := w.do(s, before)
+			got.unknown = s.isCall() && killed.Load() && (got.code == codes.Unavailable || got.code == codes.Canceled)
+			outcomes[i] = outcome{step: s, answer: got}
+			if r.kill && answered.Add(1) >= int64(r.killAfter) && r.killAfter > 0 {
+				kill()
+			}
+		})
+	}
+	if r.kill && r.killAfter == 0 {
+		time.Sleep(r.killDelay)
+		kill()
+	}
+	group.Wait()
+	if r.kill {
+		kill() // all were answered before their number was reached
+	}
+	return outcomes
+}
+
+// again starts the driver and repeats what it has not answered.
+func (w *world) again(r round, outcomes []outcome, may *[]state, note func(round, []outcome)) error {
+	if r.restart {
+		if err := w.Stop(); err != nil {
+			return err
+		}
+	}
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("start again: %w", err)
+	}
+	for _, o := range outcomes {
+		if !o.answer.unknown {
+			continue
+		}
+		o.answer = w.do(o.step, (*may)[0])
+		note(round{steps: []step{o.step}}, []outcome{o})
+		var after []state
+		for _, s := range *may {
+			if next, allowed := s.apply(o.step, o.answer, w.poolBytes); allowed {
+				after = append(after, next)
+			}
+		}
+		if len(after) == 0 {
+			return fmt.Errorf("the driver was killed, and %v, repeated, was answered %v; before, there may have been\n  %s",
+				o.step, o.answer.code, describeStates(*may))
+		}
+		*may = after
+	}
+	return nil
+}
+
+// settle finds the state that the disk agrees with.
+func (w *world) settle(may *[]state) error {
+	var errs []error
+	for _, s := range *may {
+		err := w.audit(s)
+		if err == nil {
+			*may = []state{s}
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("the disk is not as the model says: %w", errors.Join(errs...))
+}
+
+// takeAway ends every pod and deletes every volume as kubelet and the provisioner do, and looks for what is left.
+func (w *world) takeAway() error {
+	for n := 1; n <= sandboxes; n++ {
+		w.end(n)
+	}
+	for v := range volumeNames {
+		for _, s := range ends(v) {
+			if got := w.do(s, state{}); got.code != codes.OK && !(s.kind == unpublish && got.code == codes.FailedPrecondition) {
+				return fmt.Errorf("at the end %v was answered %v", s, got.code)
+			}
+		}
+	}
+	return w.auditEmpty()
+}
+
+// ends are all calls that end a volume's life, wherever it has got to. Those for targets of others are refused.
+func ends(v int) []step {
+	var all []step
+	for target := range targets {
+		all = append(all, step{kind: unpublish, volume: v, target: target})
+	}
+	for staging := range stagingPaths {
+		all = append(all, step{kind: unstage, volume: v, staging: staging})
+	}
+	return append(all, step{kind: remove, volume: v})
+}
+
+func describeStates(all []state) string {
+	var text []string
+	for _, s := range all {
+		var one []string
+		for i, v := range s.volumes {
+			if v.exists {
+				one = append(one, fmt.Sprintf("%d: %dM raw:%t staged:%t@%d ro:%t published:%t@%d ro:%t sandbox:%d",
+					i, v.sizeBytes/mib, v.raw, v.staged, v.stagedAt, v.stagedToRead, v.published, v.target, v.publishedToRead, v.sandbox))
+			}
+		}
+		text = append(text, strings.Join(one, "; "))
+	}
+	return strings.Join(text, "\n  or ")
+}
+
+// page is one page of a list.
+type page struct {
+	ids  []string
+	next string
+}
+
+func (w *world) page(ctx context.Context, token string) (page, error) {
+	r, err := w.ListVolumes(ctx, &csi.ListVolumesRequest{StartingToken: token, MaxEntries: 2})
+	p := page{next: r.GetNextToken()}
+	for _, e := range r.GetEntries() {
+		p.ids = append(p.ids, e.GetVolume().GetVolumeId())
+	}
+	return p, err
+}
+
+// readSeeds returns the seeds that have failed before.
+func readSeeds(t *testing.T) []uint64 {
+	t.Helper()
+	f, err := os.Open(keptSeeds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var all []uint64
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		first, _, _ := strings.Cut(lines.Text(), " ")
+		if first == "" || first == "#" {
+			continue
+		}
+		n, err := strconv.ParseUint(first, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+// keep adds a seed to those that are tried first from now on.
+func keep(t *testing.T, seed uint64, why error) {
+	first, _, _ := strings.Cut(why.Error(), "\n")
+	f, err := os.OpenFile(keptSeeds, os.O_APPEND|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%d %s\n", seed, first)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Logf("keep the seed: %v", err)
+	}
+}

@@ -1,0 +1,91 @@
+package model
+
+import (
+	"slices"
+
+	"google.golang.org/grpc/codes"
+)
+
+// outcome is a step and its answer.
+type outcome struct {
+	step   step
+	answer answer
+}
+
+// orders returns every state in which steps that ran at once may have left the model, one for each order in which their
+// answers fit; none if there is no such order. ABORTED fits if another step needed the same lock. A step whose answer
+// nobody got may have been carried out at any time, or not at all.
+func orders(before state, outcomes []outcome, poolBytes int64) []state {
+	var found []state
+	var place func(s state, left []outcome)
+	place = func(s state, left []outcome) {
+		if len(left) == 0 {
+			if !slices.ContainsFunc(found, func(f state) bool { return same(f, s) }) {
+				found = append(found, s)
+			}
+			return
+		}
+		for i, o := range left {
+			rest := slices.Delete(slices.Clone(left), i, i+1)
+			switch {
+			case o.answer.unknown:
+				place(s, rest) // never carried out
+				if after, possible := carriedOut(s, o.step, poolBytes); possible {
+					place(after, rest)
+				}
+			case o.answer.code == codes.Aborted:
+				if contended(o.step, outcomes) {
+					place(s, rest)
+				}
+			default:
+				if after, allowed := s.apply(o.step, o.answer, poolBytes); allowed {
+					place(after, rest)
+				}
+			}
+		}
+	}
+	place(before, outcomes)
+	return found
+}
+
+// carriedOut is the state after a step that was carried out and not answered.
+func carriedOut(s state, step step, poolBytes int64) (state, bool) {
+	if step.kind == list || step.kind == capacity {
+		return s, false // it would have changed nothing
+	}
+	got := answer{code: codes.OK, sizeBytes: step.sizeBytes}
+	return s.apply(step, got, poolBytes)
+}
+
+// contended reports whether another step needs one of the step's locks.
+func contended(of step, outcomes []outcome) bool {
+	others := 0
+	for _, o := range outcomes {
+		for _, lock := range of.locks() {
+			if slices.Contains(o.step.locks(), lock) {
+				others++
+				break
+			}
+		}
+	}
+	return others > 1 // itself is one
+}
+
+// same reports whether two states that came from one are alike. Marks are not compared: they are written one by one.
+func same(a, b state) bool {
+	for i := range a.volumes {
+		x, y := a.volumes[i], b.volumes[i]
+		sameMarks := (x.written == nil) == (y.written == nil)
+		x.written, y.written = nil, nil
+		if !sameMarks || !sameVolume(x, y) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameVolume(a, b volume) bool {
+	return a.exists == b.exists && a.raw == b.raw && a.sizeBytes == b.sizeBytes &&
+		a.staged == b.staged && a.stagedAt == b.stagedAt && a.stagedToRead == b.stagedToRead &&
+		a.published == b.published && a.target == b.target && a.publishedToRead == b.publishedToRead && a.sandbox == b.sandbox
+}

@@ -1,0 +1,205 @@
+package model
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// How much there is of everything: little, so that steps meet.
+const (
+	volumeNames  = 5
+	targets      = 4
+	stagingPaths = 2 // of each volume
+	sandboxes    = 3 // numbered from 1
+
+	mib         = int64(1) << 20
+	smallest    = 16 * mib // volume
+	poolReserve = 4 * mib
+	markEvery   = 4096 // bytes between two places for marks
+)
+
+// kind is what a step does.
+type kind int
+
+const (
+	create kind = iota
+	remove
+	stage
+	unstage
+	publish
+	unpublish
+	grow
+	askGrow
+	stats
+	describe
+	validate
+	health
+	list
+	capacity
+	claim
+	release
+	die
+	write
+)
+
+var kindNames = [...]string{
+	"CreateVolume", "DeleteVolume", "NodeStageVolume", "NodeUnstageVolume", "NodePublishVolume", "NodeUnpublishVolume",
+	"NodeExpandVolume", "ControllerExpandVolume", "NodeGetVolumeStats", "ControllerGetVolume", "ValidateVolumeCapabilities",
+	"NodeGetVolumeHealth", "ListVolumes", "GetCapacity", "claim", "release", "die", "write",
+}
+
+func (k kind) String() string { return kindNames[k] }
+
+// weights are how often each kind is drawn.
+var weights = map[kind]int{
+	create: 12, remove: 7, stage: 12, unstage: 7, publish: 14, unpublish: 9, grow: 6, askGrow: 2, stats: 3, describe: 2,
+	validate: 1, health: 2, list: 3, capacity: 2, claim: 10, release: 4, die: 3, write: 10,
+}
+
+// step is one thing that is done. Fields that its kind does not need mean nothing.
+type step struct {
+	kind      kind
+	volume    int
+	raw       bool // asks for, or treats the volume as, a raw block volume
+	sizeBytes int64
+	readOnly  bool
+	staging   int
+	target    int
+	sandbox   int
+	place     int64
+	mark      uint64
+}
+
+func (s step) String() string {
+	return fmt.Sprintf("%v{volume:%d raw:%t size:%dM ro:%t staging:%d target:%d sandbox:%d}",
+		s.kind, s.volume, s.raw, s.sizeBytes/mib, s.readOnly, s.staging, s.target, s.sandbox)
+}
+
+// locks are what the step holds while it runs: another one that needs one of them meanwhile is ABORTED.
+func (s step) locks() []string {
+	v, t := fmt.Sprintf("volume %d", s.volume), fmt.Sprintf("target %d", s.target)
+	switch s.kind {
+	case create, remove, stage, unstage, grow, askGrow:
+		return []string{v}
+	case publish, unpublish:
+		return []string{v, t}
+	}
+	return nil
+}
+
+// isCall reports whether the step is a call of the driver, and not something that a sandbox does.
+func (s step) isCall() bool { return s.kind < claim }
+
+// round is some steps at once, or the end of the driver.
+type round struct {
+	steps []step
+	// restart ends the driver well after the round, kill ends it with SIGKILL in the middle of it.
+	restart, kill bool
+	// killAfter is how many answers the driver still gives. After none it is killed in so short a time.
+	killAfter int
+	killDelay time.Duration
+	// audit says that the disk is looked at after the round in any case.
+	audit bool
+}
+
+func (r round) String() string {
+	end := ""
+	if r.restart {
+		end = " then restart"
+	}
+	if r.kill {
+		end = fmt.Sprintf(" killed after %d answers", r.killAfter)
+	}
+	return fmt.Sprintf("%v%s", r.steps, end)
+}
+
+// rounds are what a seed says.
+func rounds(seed uint64) []round {
+	random := rand.New(rand.NewPCG(seed, 0))
+	var all []round
+	// A kind of volume for each name, mostly: half of all steps would be refused otherwise.
+	raw := [volumeNames]bool{}
+	for i := range raw {
+		raw[i] = random.IntN(6) == 0
+	}
+	for range 10 + random.IntN(30) {
+		switch n := random.IntN(100); {
+		case n < 25:
+			all = append(all, life(random, raw)...)
+		case n < 65:
+			all = append(all, round{steps: []step{draw(random, raw)}})
+		default:
+			r := round{}
+			for range 2 + random.IntN(4) {
+				r.steps = append(r.steps, draw(random, raw))
+			}
+			r.steps = together(r.steps)
+			switch random.IntN(16) {
+			case 0:
+				r.restart = true
+			case 1, 2:
+				r.kill, r.killAfter, r.killDelay = true, random.IntN(len(r.steps)), time.Duration(random.IntN(3000))*time.Microsecond
+			}
+			all = append(all, r)
+		}
+		all[len(all)-1].audit = random.IntN(6) == 0
+	}
+	return all
+}
+
+// life is the beginning of a volume's life as kubelet leads it, so that later stages of it come about often enough.
+func life(random *rand.Rand, raw [volumeNames]bool) []round {
+	first := draw(random, raw)
+	first.kind, first.readOnly, first.staging, first.raw = create, false, 0, raw[first.volume]
+	var all []round
+	for _, k := range []kind{create, stage, publish, claim, write} {
+		s := first
+		s.kind = k
+		all = append(all, round{steps: []step{s}})
+	}
+	return all[:1+random.IntN(len(all))]
+}
+
+func draw(random *rand.Rand, raw [volumeNames]bool) step {
+	s := step{
+		volume:    random.IntN(volumeNames),
+		sizeBytes: []int64{16, 24, 40, 64, 96}[random.IntN(5)] * mib,
+		readOnly:  random.IntN(6) == 0,
+		target:    random.IntN(targets),
+		sandbox:   1 + random.IntN(sandboxes),
+		place:     random.Int64N(1 << 40),
+		mark:      random.Uint64(),
+	}
+	if random.IntN(8) == 0 {
+		s.staging = 1
+	}
+	s.raw = raw[s.volume] != (random.IntN(16) == 0)
+	sum := 0
+	for _, w := range weights {
+		sum += w
+	}
+	n := random.IntN(sum)
+	for k := create; int(k) < len(kindNames); k++ {
+		if n -= weights[k]; n < 0 {
+			s.kind = k
+			break
+		}
+	}
+	return s
+}
+
+// together leaves out of steps at once what the model cannot follow: a mark must know its volume, and a guest that dies
+// while its volume grows may or may not have answered.
+func together(steps []step) []step {
+	var kept []step
+	for _, s := range steps {
+		if s.kind != write && s.kind != die {
+			kept = append(kept, s)
+		}
+	}
+	if len(kept) == 0 {
+		return []step{{kind: list}}
+	}
+	return kept
+}
