@@ -108,7 +108,7 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 	ended := make(chan struct{})
 	var debug *console.Console
 	if params.DebugConsole {
-		debug = &console.Console{Reaper: reap, Shell: []string{"/bin/sh", "-i"}, Busybox: "/bin/busybox"}
+		debug = &console.Console{Reaper: reap, Shell: []string{"/bin/sh", "-i"}, Busybox: "/bin/busybox", Cgroups: boot.ConsoleCgroups}
 	}
 	srv, err := server.New(&server.Service{
 		Sandbox: sandbox.New(runtime, mounts, modules),

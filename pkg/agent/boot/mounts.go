@@ -99,6 +99,9 @@ func switchRoot() error {
 // CgroupRoot is where the containers' cgroups are, one folder for each.
 const CgroupRoot = "/sys/fs/cgroup/k"
 
+// ConsoleCgroups is where those of the debug console's programs are.
+const ConsoleCgroups = "/sys/fs/cgroup/console"
+
 // EnableControllers hands every cgroup controller of the kernel down to the
 // containers' cgroups.
 func EnableControllers() error {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
@@ -45,10 +46,19 @@ type Console struct {
 	// Busybox, if there is one, stands in for the programs that the guest does
 	// not have.
 	Busybox string
+	// Cgroups is a folder of cgroup2's file system that belongs to the console:
+	// each program gets a cgroup in it, and ends with all that is in there.
+	Cgroups string
 
 	mu       sync.Mutex
 	last     uint64
-	programs map[uint64]*process.Process
+	programs map[uint64]*program
+}
+
+// program is one that was started.
+type program struct {
+	*process.Process
+	group *group
 }
 
 // Request says what to run.
@@ -65,19 +75,23 @@ func (c *Console) Open(r Request) (id uint64, err error) {
 	if len(c.programs) >= most {
 		return 0, ErrMany
 	}
-	p, err := c.start(r)
+	c.last++
+	g, err := newGroup(c.Cgroups, c.last)
 	if err != nil {
 		return 0, err
 	}
-	if c.programs == nil {
-		c.programs = make(map[uint64]*process.Process)
+	p, err := c.start(r, g)
+	if err != nil {
+		return 0, errors.Join(err, g.end())
 	}
-	c.last++
-	c.programs[c.last] = p
+	if c.programs == nil {
+		c.programs = make(map[uint64]*program)
+	}
+	c.programs[c.last] = &program{p, g}
 	return c.last, nil
 }
 
-func (c *Console) start(r Request) (*process.Process, error) {
+func (c *Console) start(r Request, g *group) (*process.Process, error) {
 	args := r.Args
 	if len(args) == 0 {
 		args = c.Shell
@@ -92,6 +106,7 @@ func (c *Console) start(r Request) (*process.Process, error) {
 	cmd.Dir = "/"
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/", "PS1=guest:$PWD# "}, r.Env...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	g.hold(cmd.SysProcAttr)
 	streams, ends, err := open(r.Terminal)
 	if err != nil {
 		return nil, err
@@ -155,7 +170,7 @@ func (c *Console) Program(id uint64) (*process.Process, error) {
 	if p == nil {
 		return nil, fmt.Errorf("%w: %d", ErrNone, id)
 	}
-	return p, nil
+	return p.Process, nil
 }
 
 // Wait waits for a program's exit and returns its status.
@@ -174,7 +189,7 @@ func (c *Console) Close(id uint64) {
 	delete(c.programs, id)
 	c.mu.Unlock()
 	if p != nil {
-		end(p)
+		p.end()
 	}
 }
 
@@ -192,10 +207,11 @@ func (c *Console) CloseAll() {
 	}
 }
 
-// end kills a program. It leads a session, and so a group of its own.
-func end(p *process.Process) {
-	if !p.Exited() {
-		_ = unix.Kill(-p.PID(), unix.SIGKILL)
+// end kills a program with all that it has started, also when it has ended
+// itself by now.
+func (p *program) end() {
+	if err := p.group.end(); err != nil {
+		slog.Warn("debug console", "error", err)
 	}
-	_ = p.Close() // hangs up on what has left the group
+	_ = p.Close() // nobody is left at the other end
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,9 +32,31 @@ func TestMain(m *testing.M) {
 
 func newConsole(t *testing.T) *Console {
 	t.Helper()
-	c := &Console{Reaper: theReaper, Shell: []string{"/bin/sh"}}
-	t.Cleanup(c.CloseAll)
+	cgroups, err := os.MkdirTemp(cgroup2(t), "katadirect-console-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Console{Reaper: theReaper, Shell: []string{"/bin/sh"}, Cgroups: cgroups}
+	t.Cleanup(func() {
+		c.CloseAll()
+		if err := unix.Rmdir(cgroups); err != nil {
+			t.Errorf("a program's cgroup is left: %v", err)
+		}
+	})
 	return c
+}
+
+// cgroup2 is where this host has that file system.
+func cgroup2(t *testing.T) string {
+	t.Helper()
+	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(path, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+			return path
+		}
+	}
+	t.Fatal("this host has no cgroup2 file system")
+	return ""
 }
 
 // finish reads a program's output to its end, and its status.
@@ -122,25 +145,46 @@ func TestTypingControlCInterrupts(t *testing.T) {
 	}
 }
 
-func TestCloseKillsTheWholeGroup(t *testing.T) {
-	c := newConsole(t)
-	id, err := c.Open(Request{Args: []string{"sh", "-c", "sleep 1000 & echo $!; wait"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := c.Program(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.ReadStdout(t.Context(), 100); err != nil {
-		t.Fatal(err)
-	}
-	pid := p.PID()
-	c.Close(id)
-	for deadline := time.Now().Add(patience); unix.Kill(-pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the group still runs")
-		}
+func TestCloseKillsAllThatWasStarted(t *testing.T) {
+	for name, script := range map[string]string{
+		"while the program runs":        "sleep 1000 & echo $!; wait",
+		"after the program":             "sleep 1000 & echo $!",
+		"in a session of its own":       "setsid sleep 1000 & echo $!; wait",
+		"in one of its own, afterwards": "setsid sleep 1000 & echo $!; sleep 0.2",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newConsole(t)
+			id, err := c.Open(Request{Args: []string{"sh", "-c", script}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := c.Program(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			line, err := p.ReadStdout(t.Context(), 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			job, err := strconv.Atoi(strings.TrimSpace(string(line)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(script, "wait") {
+				if _, err := c.Wait(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := unix.Kill(job, 0); err != nil {
+				t.Fatalf("the job has ended before: %v", err)
+			}
+			c.Close(id)
+			for deadline := time.Now().Add(patience); unix.Kill(job, 0) == nil; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("it still runs")
+				}
+			}
+		})
 	}
 }
 
