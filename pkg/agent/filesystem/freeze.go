@@ -38,6 +38,11 @@ func Freeze(target string) (*Frozen, error) {
 	if err != nil {
 		return nil, fmt.Errorf("freeze: %w", err)
 	}
+	// The kernel writes out what there is while everybody waits, so most of it is written out before.
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("freeze: write out the file system at %s: %w", target, err)
+	}
 	if err := ioctl(dir, fiFreeze, nil); err != nil {
 		dir.Close()
 		switch {

@@ -54,12 +54,31 @@ func (b fuzzBackend) ThrottleVolume(_ context.Context, device string, _ directvo
 	return nil
 }
 
+func (b fuzzBackend) CopyVolume(_ context.Context, device, target string) (directvolume.CopyState, error) {
+	if device == "" || target == "" {
+		b.t.Errorf("copy of %q to %q", device, target)
+	}
+	return directvolume.CopyState{}, nil
+}
+
+func (b fuzzBackend) VolumeCopy(_ context.Context, device string, id uint64) (directvolume.CopyState, error) {
+	if device == "" || id == 0 {
+		b.t.Errorf("copy %d of %q", id, device)
+	}
+	return directvolume.CopyState{}, nil
+}
+
+func (b fuzzBackend) CancelCopy(ctx context.Context, device string, id uint64) (directvolume.CopyState, error) {
+	return b.VolumeCopy(ctx, device, id)
+}
+
 func FuzzRequests(f *testing.F) {
 	for _, body := range []string{
 		"", "{", "null", "[]", `{"VolumePath":"/dev/x","Size":1}`, `{"VolumePath":"/dev/x","Size":-1}`, `{"VolumePath":1}`,
 		`{"VolumePath":"/dev/x","Size":1e300}`, `{"VolumePath":"/dev/x","Size":18446744073709551616}`, "\xff\x00",
 	} {
-		for _, path := range []string{directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw, directvolume.PathThrottle} {
+		for _, path := range []string{directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw, directvolume.PathThrottle,
+			directvolume.PathCopy, directvolume.PathCopyState, directvolume.PathCopyCancel} {
 			f.Add(path, "", []byte(body))
 		}
 	}
@@ -73,6 +92,7 @@ func FuzzRequests(f *testing.F) {
 		r.URL = &url.URL{Path: path, RawQuery: query}
 		for _, known := range []string{
 			directvolume.PathStats, directvolume.PathResize, directvolume.PathFreeze, directvolume.PathThaw,
+			directvolume.PathCopy, directvolume.PathCopyState, directvolume.PathCopyCancel,
 		} {
 			if path == known {
 				w := httptest.NewRecorder()

@@ -8,8 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
+	"github.com/katadirect/katadirect/pkg/runtime/vm"
 	"github.com/katadirect/katadirect/pkg/runtime/volume"
 )
 
@@ -17,17 +19,20 @@ import (
 func routes(b Backend, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	for path, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
-		directvolume.PathStats:    func(w http.ResponseWriter, r *http.Request) error { return stats(b, w, r) },
-		directvolume.PathResize:   func(w http.ResponseWriter, r *http.Request) error { return resize(b, w, r) },
-		directvolume.PathFreeze:   func(w http.ResponseWriter, r *http.Request) error { return freeze(b, w, r) },
-		directvolume.PathThaw:     func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
-		directvolume.PathThrottle: func(w http.ResponseWriter, r *http.Request) error { return throttle(b, w, r) },
-		directvolume.PathList:     func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
-		"/policy":                 func(http.ResponseWriter, *http.Request) error { return errPolicy },
-		pathIPTables:              func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, false) },
-		pathIP6Tables:             func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, true) },
-		directvolume.PathAgentURL: func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
-		directvolume.PathMetrics:  func(w http.ResponseWriter, r *http.Request) error { return metrics(b, w, r) },
+		directvolume.PathStats:      func(w http.ResponseWriter, r *http.Request) error { return stats(b, w, r) },
+		directvolume.PathResize:     func(w http.ResponseWriter, r *http.Request) error { return resize(b, w, r) },
+		directvolume.PathFreeze:     func(w http.ResponseWriter, r *http.Request) error { return freeze(b, w, r) },
+		directvolume.PathThaw:       func(w http.ResponseWriter, r *http.Request) error { return thaw(b, w, r) },
+		directvolume.PathThrottle:   func(w http.ResponseWriter, r *http.Request) error { return throttle(b, w, r) },
+		directvolume.PathCopy:       func(w http.ResponseWriter, r *http.Request) error { return startCopy(b, w, r) },
+		directvolume.PathCopyState:  func(w http.ResponseWriter, r *http.Request) error { return copyState(b, w, r, false) },
+		directvolume.PathCopyCancel: func(w http.ResponseWriter, r *http.Request) error { return copyState(b, w, r, true) },
+		directvolume.PathList:       func(w http.ResponseWriter, r *http.Request) error { return list(b, w, r) },
+		"/policy":                   func(http.ResponseWriter, *http.Request) error { return errPolicy },
+		pathIPTables:                func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, false) },
+		pathIP6Tables:               func(w http.ResponseWriter, r *http.Request) error { return ipTables(b, w, r, true) },
+		directvolume.PathAgentURL:   func(w http.ResponseWriter, _ *http.Request) error { return agentURL(b, w) },
+		directvolume.PathMetrics:    func(w http.ResponseWriter, r *http.Request) error { return metrics(b, w, r) },
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
@@ -53,7 +58,7 @@ var errPolicy = errors.New("agent policies are not supported: the agent in the g
 // (409). So do statistics of a volume that no container uses at the moment, and of one whose machine stands still (503),
 // which are no fault of the volume. None of them answers 404, which is how Kata's shim says that it does not have the path.
 func statusOf(path string, err error) int {
-	ours := path == directvolume.PathFreeze || path == directvolume.PathThaw || path == directvolume.PathThrottle
+	ours := slices.Contains(oursAlone, path)
 	switch {
 	case errors.Is(err, errNoPath), ours && errors.Is(err, errRequest), errors.Is(err, volume.ErrLimit),
 		errors.Is(err, volume.ErrLimits):
@@ -69,9 +74,15 @@ func statusOf(path string, err error) int {
 	return http.StatusInternalServerError
 }
 
+// oursAlone are the paths by which something is done that Kata's shim does not do.
+var oursAlone = []string{
+	directvolume.PathFreeze, directvolume.PathThaw, directvolume.PathThrottle,
+	directvolume.PathCopy, directvolume.PathCopyState, directvolume.PathCopyCancel,
+}
+
 // unfit says that the volume is in no state for the request.
 func unfit(err error) bool {
-	for _, state := range []error{volume.ErrUnknown, volume.ErrNotMounted, volume.ErrReadOnly, volume.ErrOtherUse, directvolume.ErrDevice} {
+	for _, state := range []error{volume.ErrUnknown, volume.ErrNotMounted, volume.ErrReadOnly, volume.ErrOtherUse, volume.ErrNoCopy, vm.ErrCopying, directvolume.ErrDevice} {
 		if errors.Is(err, state) {
 			return true
 		}

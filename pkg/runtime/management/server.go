@@ -40,6 +40,10 @@ type Backend interface {
 	FreezeVolume(ctx context.Context, device string, limit time.Duration) (directvolume.Freeze, error)
 	ThawVolume(ctx context.Context, device string, id uint64) (directvolume.Thaw, error)
 	ThrottleVolume(ctx context.Context, device string, limits directvolume.Limits) error
+	// CopyVolume, VolumeCopy and CancelCopy are too; see directvolume.CopyRequest.
+	CopyVolume(ctx context.Context, device, target string) (directvolume.CopyState, error)
+	VolumeCopy(ctx context.Context, device string, id uint64) (directvolume.CopyState, error)
+	CancelCopy(ctx context.Context, device string, id uint64) (directvolume.CopyState, error)
 	Volumes(ctx context.Context) []directvolume.SandboxVolume
 	// OpenConsole starts a program in the guest itself: ErrNoConsole, ErrCannotConsole, or what the agent said. It lasts
 	// as long as the sandbox at most.

@@ -33,6 +33,8 @@ type sandbox struct {
 	guest   string // its metrics
 	rules   map[bool]string
 	limits  directvolume.Limits
+
+	copyTarget, copyFailed string
 }
 
 func (s *sandbox) known(device string) error {
@@ -261,4 +263,21 @@ func TestCloseDoesNotWaitForAGuestThatDoesNotAnswer(t *testing.T) {
 	if err := s.Close(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+func (s *sandbox) CopyVolume(_ context.Context, device, target string) (directvolume.CopyState, error) {
+	s.copyTarget = target
+	return directvolume.CopyState{ID: 5}, s.known(device)
+}
+
+func (s *sandbox) VolumeCopy(_ context.Context, device string, id uint64) (directvolume.CopyState, error) {
+	if id != 5 {
+		return directvolume.CopyState{}, volume.ErrNoCopy
+	}
+	return directvolume.CopyState{ID: id, Done: true, Failed: s.copyFailed}, s.known(device)
+}
+
+func (s *sandbox) CancelCopy(ctx context.Context, device string, id uint64) (directvolume.CopyState, error) {
+	s.copyFailed = "cancelled"
+	return s.VolumeCopy(ctx, device, id)
 }

@@ -29,6 +29,7 @@ type disk struct {
 	// busy holds one token while an operation on this disk is under way; who holds it owns the fields below.
 	busy    chan struct{}
 	backing *backing
+	copy    *diskCopy // the last one, nil if there was none
 	// What QEMU has of it, in the order in which it came; taken back in the opposite order.
 	hasFD, hasNode, hasDevice bool
 }
@@ -58,6 +59,14 @@ func (s *disks) reserve(id string) (*disk, error) {
 	d.busy <- struct{}{}
 	s.byID[id] = d
 	return d, nil
+}
+
+// nextFDSet gives out a number for one more set of descriptors.
+func (s *disks) nextFDSet() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fdsets++
+	return s.fdsets
 }
 
 // forget frees the address of a disk on which the caller is busy.

@@ -26,6 +26,9 @@ func (m *Machine) ResizeDisk(ctx context.Context, id string, sizeBytes int64) (e
 		return vm.ErrNotFound
 	}
 	defer disk.release()
+	if disk.copying() {
+		return vm.ErrCopying
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
 	return m.explain(grow(ctx, run.qmp, disk, (sizeBytes+sectorBytes-1)/sectorBytes*sectorBytes))

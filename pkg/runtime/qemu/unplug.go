@@ -37,6 +37,12 @@ func (m *Machine) UnplugDisk(ctx context.Context, id string) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
+	if disk.copying() {
+		if err := disk.copy.Cancel(ctx); err != nil {
+			disk.release()
+			return m.explain(err)
+		}
+	}
 	if err := m.takeBack(ctx, run.qmp, disk); err != nil {
 		disk.release()
 		return m.explain(err)

@@ -82,7 +82,10 @@ func (m *machine) UnplugDisk(_ context.Context, id string) error {
 
 func (m *machine) ResizeDisk(context.Context, string, int64) error           { return nil }
 func (m *machine) ThrottleDisk(context.Context, string, vm.DiskLimits) error { return nil }
-func (m *machine) DiskFaults(string) vm.DiskFaults                           { return vm.DiskFaults{} }
+func (m *machine) CopyDisk(context.Context, string, string) (vm.DiskCopy, error) {
+	return nil, vm.ErrNotFound
+}
+func (m *machine) DiskFaults(string) vm.DiskFaults { return vm.DiskFaults{} }
 func (m *machine) GrowVCPUs(_ context.Context, total int) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

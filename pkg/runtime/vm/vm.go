@@ -43,6 +43,10 @@ type Machine interface {
 	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
 	// ThrottleDisk makes limits, all of them, hold for the disk; zero is none. They go with the disk.
 	ThrottleDisk(ctx context.Context, id string, limits DiskLimits) error
+	// CopyDisk begins to copy a disk, as it is at this moment, into the regular file at target, an absolute host path of a
+	// file that is as large. The guest goes on writing to the disk. It returns ErrCopying while one is under way.
+	// Unplugging the disk cancels the copy, and the disk does not grow before the copy ends.
+	CopyDisk(ctx context.Context, id, target string) (DiskCopy, error)
 	// DiskFaults says what errors the host had with the disk since it was plugged.
 	DiskFaults(id string) DiskFaults
 	// GrowVCPUs plugs processors in until the machine has total, and returns how many those were. The guest has to bring
@@ -96,6 +100,18 @@ type DiskFaults struct {
 	Reason string
 }
 
+// DiskCopy is a copy of a disk under way.
+type DiskCopy interface {
+	// Done is closed when it has ended, and nobody writes to the target any more.
+	Done() <-chan struct{}
+	// Err is nil as long as it goes on and when it has ended well, else ErrCopyEnded with the reason.
+	Err() error
+	// Progress says how much of the work is done.
+	Progress(ctx context.Context) (copiedBytes, totalBytes int64, err error)
+	// Cancel ends it and waits for its end. Cancelling one that has ended succeeds.
+	Cancel(ctx context.Context) error
+}
+
 // NIC is a network card that the machine has from its start. What carries its frames belongs to the caller, who
 // closes it when the machine has started; the machine has its own copies then.
 type NIC struct {
@@ -115,6 +131,10 @@ var (
 	ErrInUse = errors.New("disk is in use by another machine")
 	// ErrLimit is returned for more processors or memory than the machine was made for.
 	ErrLimit = errors.New("more than the machine can be given while it runs")
+	// ErrCopying is returned for what cannot be done to a disk that is being copied.
+	ErrCopying = errors.New("the disk is being copied")
+	// ErrCopyEnded says that a copy has ended before it was whole.
+	ErrCopyEnded = errors.New("the copy is not whole")
 	// ErrNotFound is returned for a disk id the machine does not have.
 	ErrNotFound = errors.New("no such disk in the machine")
 	// ErrGone is returned by every operation after the hypervisor has ended.

@@ -33,6 +33,8 @@ type machine struct {
 	faults    vm.DiskFaults
 
 	failThrottle error
+	copy         *copying
+	copiedTo     string
 	onResize     func() // called before the disk has its new size
 }
 
@@ -82,6 +84,14 @@ func (m *machine) ThrottleDisk(_ context.Context, id string, limits vm.DiskLimit
 	}
 	m.limits[id] = limits
 	return nil
+}
+
+func (m *machine) CopyDisk(_ context.Context, _, target string) (vm.DiskCopy, error) {
+	if m.copy != nil && m.copy.Err() == nil {
+		return nil, vm.ErrCopying
+	}
+	m.copy, m.copiedTo = newCopying(), target
+	return m.copy, nil
 }
 
 func (m *machine) DiskFaults(string) vm.DiskFaults { return m.faults }

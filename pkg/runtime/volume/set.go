@@ -49,6 +49,7 @@ type Disks interface {
 	UnplugDisk(ctx context.Context, id string) error
 	ResizeDisk(ctx context.Context, id string, sizeBytes int64) error
 	ThrottleDisk(ctx context.Context, id string, limits vm.DiskLimits) error
+	CopyDisk(ctx context.Context, id, target string) (vm.DiskCopy, error)
 	DiskFaults(id string) vm.DiskFaults
 }
 
@@ -78,6 +79,7 @@ type Set struct {
 	Config
 
 	changing *semaphore.Weighted // of 1; held by Attach, Detach and Release
+	copies   copies
 
 	mu       sync.Mutex // guards the map, the fields of the disks and plugTook
 	disks    map[identity]*disk
