@@ -1,0 +1,125 @@
+package kubernetes
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// blockClaim is a claim for a raw block volume.
+func blockClaim(name, size, mode string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %s}
+spec:
+  accessModes: [%s]
+  volumeMode: Block
+  storageClassName: katadirect
+  resources: {requests: {storage: %s}}
+---`, name, mode, size)
+}
+
+// blockPod is a pod that has the claim's device as /dev/xvda, in a machine or not.
+func blockPod(name, claim, class string, readOnly bool) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  runtimeClassName: %s
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: shell
+    image: busybox:1
+    command: [sleep, "100000"]
+    volumeDevices: [{name: data, devicePath: /dev/xvda}]
+  volumes:
+  - name: data
+    persistentVolumeClaim: {claimName: %s, readOnly: %t}
+---`, name, class, claim, readOnly)
+}
+
+const (
+	writeBlock = "echo content | dd of=/dev/xvda bs=512 seek=9 conv=sync,fsync 2>/dev/null"
+	readBlock  = "dd if=/dev/xvda bs=512 skip=9 count=1 2>/dev/null | head -c 7"
+	blockSize  = "blockdev --getsize64 /dev/xvda"
+)
+
+func rawBlockInAMachine(t *testing.T, k *kube) {
+	k.apply(blockClaim("raw", "64Mi", "ReadWriteOncePod") + blockPod("raw", "raw", "kata", false))
+	k.ready("raw")
+	if size := k.exec("raw", blockSize); size != fmt.Sprint(64<<20) {
+		t.Errorf("the device has %s bytes", size)
+	}
+	k.exec("raw", writeBlock)
+	if host, err := os.ReadFile("/proc/sys/kernel/osrelease"); err != nil || k.exec("raw", "uname -r") == strings.TrimSpace(string(host)) {
+		t.Errorf("the pod is in no machine: it has the host's kernel, %v", err)
+	}
+
+	k.kubectl("patch", "pvc", "raw", "-p", `{"spec":{"resources":{"requests":{"storage":"128Mi"}}}}`)
+	k.until("the larger device in the pod", func() (string, bool) {
+		size := k.exec("raw", blockSize)
+		return size, size == fmt.Sprint(128<<20)
+	})
+	k.until("the claim's new size", func() (string, bool) {
+		size := k.kubectl("get", "pvc", "raw", "-o=jsonpath={.status.capacity.storage}")
+		return size, size == "128Mi"
+	})
+	if got := k.exec("raw", readBlock); got != "content" {
+		t.Errorf("the grown device holds %q", got)
+	}
+
+	// The same volume for a pod without a machine, and back.
+	k.remove("pod/raw")
+	for _, class := range []string{"runc", "kata"} {
+		pod := "raw-" + class
+		k.apply(blockPod(pod, "raw", class, false))
+		k.ready(pod)
+		if got := k.exec(pod, readBlock); got != "content" {
+			t.Errorf("under %s it holds %q", class, got)
+		}
+		if size := k.exec(pod, blockSize); size != fmt.Sprint(128<<20) {
+			t.Errorf("under %s it has %s bytes", class, size)
+		}
+		k.remove("pod/" + pod)
+	}
+	k.remove("pvc/raw")
+	k.nothingIsLeft()
+}
+
+func readOnlyRawBlock(t *testing.T, k *kube) {
+	k.apply(blockClaim("rawro", "64Mi", "ReadWriteOnce") + blockPod("rawro-writer", "rawro", "runc", false))
+	k.ready("rawro-writer")
+	k.exec("rawro-writer", writeBlock)
+	k.remove("pod/rawro-writer")
+	for _, class := range []string{"runc", "kata"} {
+		pod := "rawro-" + class
+		k.apply(blockPod(pod, "rawro", class, true))
+		k.ready(pod)
+		if got := k.exec(pod, readBlock); got != "content" {
+			t.Errorf("under %s it holds %q", class, got)
+		}
+		if out, err := k.Kubectl(t.Context(), "exec", pod, "--", "sh", "-c", "dd if=/dev/zero of=/dev/xvda count=1 conv=fsync"); err == nil {
+			t.Errorf("under %s it was written: %s", class, out)
+		}
+		k.remove("pod/" + pod)
+	}
+	k.remove("pvc/rawro")
+}
+
+// kubelet gives a ReadWriteOnce volume to any number of pods of the node; the driver does not.
+func rawBlockIsOnePods(t *testing.T, k *kube) {
+	k.apply(blockClaim("rawone", "64Mi", "ReadWriteOnce") + blockPod("rawone-first", "rawone", "runc", false))
+	k.ready("rawone-first")
+	k.exec("rawone-first", writeBlock)
+	k.apply(blockPod("rawone-second", "rawone", "runc", false))
+	k.event("rawone-second", "one pod at a time", "default/rawone-first")
+	k.remove("pod/rawone-first")
+	k.ready("rawone-second")
+	if got := k.exec("rawone-second", readBlock); !strings.HasPrefix(got, "content") {
+		t.Errorf("the second pod reads %q", got)
+	}
+	k.remove("pod/rawone-second", "pvc/rawone")
+}
