@@ -42,6 +42,7 @@ func (s suite) config() sanity.TestConfig {
 	c.TestVolumeParameters = map[string]string{"katadirect.io/mode": "direct"}
 	c.TestVolumeMutableParameters = map[string]string{"katadirect.io/iops": "200"}
 	c.TestNodeVolumeAttachLimit = true
+	c.TestVolumeMutableParameters = map[string]string{"katadirect.io/iops": "1000", "katadirect.io/bytesPerSecond": "10485760"}
 	c.DialOptions = append(c.DialOptions, grpc.WithUnaryInterceptor(untouched))
 	c.ControllerDialOptions = c.DialOptions
 	return c
