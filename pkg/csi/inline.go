@@ -40,6 +40,10 @@ const (
 	kubeletPrefix = "csi.storage.k8s.io/"
 )
 
+// classOnly are parameters that no pod may choose: how much is promised to a volume is the operator's word, and so is
+// what the host does to it.
+var classOnly = []string{parameterOvercommit, parameterFormat}
+
 // poolID returns the id in the pool of what the caller calls so: itself, or the one that an inline volume of that
 // handle has.
 func (n *node) poolID(handle string) string { return poolIDOf(n.pool.ID, handle) }
@@ -94,9 +98,10 @@ func inlineSpec(r *csi.NodePublishVolumeRequest) (pool.Spec, access, error) {
 	if err != nil {
 		return fail(err)
 	}
-	// How much is promised to a volume is the operator's word, not a pod's.
-	if _, found := given[parameterOvercommit]; found {
-		return fail(failf(ErrInvalidArgument, "%s is for StorageClasses; an inline volume cannot have it", parameterOvercommit))
+	for _, key := range classOnly {
+		if _, found := given[key]; found {
+			return fail(failf(ErrInvalidArgument, "%s is for StorageClasses; an inline volume cannot have it", key))
+		}
 	}
 	p, err := parseParameters(given)
 	if err != nil {
@@ -104,6 +109,9 @@ func inlineSpec(r *csi.NodePublishVolumeRequest) (pool.Spec, access, error) {
 	}
 	fsType, err := singleFSType([]access{a}, p.fsType)
 	if err != nil {
+		return fail(err)
+	}
+	if err := p.checkFor(fsType); err != nil {
 		return fail(err)
 	}
 	kept := maps.Clone(p.stored())

@@ -78,7 +78,7 @@ func (i inline) gone() {
 func TestAnInlineVolumeLivesAsLongAsItsPod(t *testing.T) {
 	h := newHost(t)
 	i := h.inline("pod")
-	must(t, i.publish(parameterSize, "2Gi", parameterFSType, "xfs"))
+	must(t, i.publish(parameterSize, "2Gi", parameterFSType, "xfs", parameterMkfsOptions, "-L scratch"))
 	v, err := i.volume()
 	must(t, err)
 	if v.SizeBytes != 2*gib || v.FSType != "xfs" {
@@ -86,16 +86,16 @@ func TestAnInlineVolumeLivesAsLongAsItsPod(t *testing.T) {
 	}
 	record, err := h.store().Get(t.Context(), i.target)
 	if err != nil || record.Device != v.ImagePath || record.FSType != "xfs" ||
-		record.Metadata[directvolume.MetadataVolumeID] != v.ID || record.Metadata[directvolume.MetadataFormat] != directvolume.FormatIfBlank {
+		record.Metadata[directvolume.MetadataVolumeID] != v.ID || record.Metadata[directvolume.MetadataMkfsOptions] != "-L scratch" || record.Metadata[directvolume.MetadataFormat] != directvolume.FormatIfBlank {
 		t.Errorf("the record is %+v, %v", record, err)
 	}
 	// Whatever comes in its life, its data is the pod's.
 	writeFile(t, v.ImagePath, "content")
-	must(t, i.publish(parameterSize, "2Gi", parameterFSType, "xfs"))
+	must(t, i.publish(parameterSize, "2Gi", parameterFSType, "xfs", parameterMkfsOptions, "-L scratch"))
 	h.restart()
 	must(t, os.RemoveAll(h.path("records"))) // and the node
 	h.restart()
-	must(t, i.publish(parameterSize, "2Gi", parameterFSType, "xfs"))
+	must(t, i.publish(parameterSize, "2Gi", parameterFSType, "xfs", parameterMkfsOptions, "-L scratch"))
 	if got := readFile(t, v.ImagePath, 7); got != "content" {
 		t.Errorf("after restarts it holds %q", got)
 	}
@@ -180,6 +180,8 @@ func TestInlineVolumesAreRefusedByNameWhenTheyCannotBe(t *testing.T) {
 		"larger than the pool":    {[]string{parameterSize, "15Ti"}, nil, codes.ResourceExhausted, "room"},
 		"an unknown attribute":    {[]string{"size", "1Gi"}, nil, codes.InvalidArgument, `"size"`},
 		"the operator's":          {[]string{parameterOvercommit, "2"}, nil, codes.InvalidArgument, parameterOvercommit},
+		"the host's formatting":   {[]string{parameterFormat, formatHost}, nil, codes.InvalidArgument, parameterFormat},
+		"unsafe mkfs options":     {[]string{parameterMkfsOptions, "-F"}, nil, codes.InvalidArgument, parameterMkfsOptions},
 		"the mark":                {[]string{parameterInline, "/elsewhere"}, nil, codes.InvalidArgument, parameterInline},
 		"an unknown file system":  {[]string{parameterFSType, "ntfs"}, nil, codes.InvalidArgument, "ntfs"},
 		"two file systems":        {[]string{parameterFSType, "xfs"}, func(r *csi.NodePublishVolumeRequest) { withFS("ext4")(r.VolumeCapability) }, codes.InvalidArgument, "xfs"},
