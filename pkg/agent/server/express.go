@@ -52,7 +52,7 @@ var (
 )
 
 // express is an express.Handler.
-func (s *Service) express(req *ttrpc.Request) func(context.Context) express.Answer {
+func (s *Service) express(req *ttrpc.Request) *express.Work {
 	if req.GetService() != "grpc.AgentService" {
 		return nil
 	}
@@ -69,18 +69,22 @@ func (s *Service) express(req *ttrpc.Request) func(context.Context) express.Answ
 	if err := proto.Unmarshal(req.GetPayload(), &read); err != nil || read.GetLen() < muchOutput {
 		return nil
 	}
-	return func(ctx context.Context) (answer express.Answer) {
-		defer func() {
-			if p := recover(); p != nil {
-				slog.Error("panic", "stream", from.name, "panic", p, "stack", string(debug.Stack()))
-				answer = express.Answer{Status: status.Newf(codes.Internal, "read %s: the agent has a bug: %v", from.name, p)}
+	return &express.Work{
+		// A stream's answers are its bytes, so they come as they were asked for.
+		Queue: from.name + " " + read.GetContainerId() + " " + read.GetExecId(),
+		Do: func(ctx context.Context) (answer express.Answer) {
+			defer func() {
+				if p := recover(); p != nil {
+					slog.Error("panic", "stream", from.name, "panic", p, "stack", string(debug.Stack()))
+					answer = express.Answer{Status: status.Newf(codes.Internal, "read %s: the agent has a bug: %v", from.name, p)}
+				}
+			}()
+			answer, err := s.output(ctx, &read, from)
+			if err != nil {
+				return express.Answer{Status: status.Convert(toStatus(err))}
 			}
-		}()
-		answer, err := s.output(ctx, &read, from)
-		if err != nil {
-			return express.Answer{Status: status.Convert(toStatus(err))}
-		}
-		return answer
+			return answer
+		},
 	}
 }
 

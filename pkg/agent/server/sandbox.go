@@ -19,6 +19,7 @@ const (
 	FeatureFreeze        = "katadirect.freeze"
 	FeatureSubPath       = "katadirect.subpath"
 	FeatureDeviceRules   = "katadirect.device-rules"
+	FeatureOutputInOrder = "katadirect.output-in-order"
 )
 
 // CreateSandbox makes what the pod's containers share.
@@ -44,7 +45,7 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 			StorageHandlers: storage.Drivers(),
 			SupportsSeccomp: true,
 			ExtraFeatures: []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze,
-				FeatureSubPath, FeatureDeviceRules},
+				FeatureSubPath, FeatureDeviceRules, FeatureOutputInOrder},
 		},
 	}
 	if s.Console != nil {

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -40,9 +41,18 @@ const (
 var errFrame = errors.New("not a frame of ttrpc")
 
 // Handler picks requests out. It returns nil for one that it leaves to the
-// library; otherwise what it returns is called once, in a goroutine of its
-// own, with a context that ends with the connection or the request's time.
-type Handler func(req *ttrpc.Request) func(context.Context) Answer
+// library.
+type Handler func(req *ttrpc.Request) *Work
+
+// Work is a request's.
+type Work struct {
+	// Queue is the line that the request waits in: what is in it is done and
+	// answered one after the other, in the order of the requests.
+	Queue string
+	// Do is called once, in a goroutine of its own, with a context that ends
+	// with the connection or the request's time.
+	Do func(context.Context) Answer
+}
 
 // Wrap puts h before the library on conn. A conn that the kernel cannot move
 // pages to is returned as it is.
@@ -52,7 +62,9 @@ func Wrap(conn net.Conn, h Handler) net.Conn {
 		return conn
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &express{Conn: conn, to: to, handler: h, in: bufio.NewReader(conn), ctx: ctx, cancel: cancel}
+	return &express{
+		Conn: conn, to: to, handler: h, in: bufio.NewReader(conn), ctx: ctx, cancel: cancel, queues: newQueues(),
+	}
 }
 
 type express struct {
@@ -61,6 +73,7 @@ type express struct {
 	handler Handler
 	ctx     context.Context
 	cancel  context.CancelFunc
+	queues  *queues
 
 	// Of the library's reading goroutine.
 	in   *bufio.Reader
@@ -123,18 +136,30 @@ func (c *express) take(id uint32, message []byte) bool {
 	if req.TimeoutNano > 0 {
 		ctx, cancel = context.WithTimeout(c.ctx, time.Duration(req.TimeoutNano))
 	}
+	turn := c.queues.join(work.Queue)
 	go func() {
 		defer cancel()
-		answer := work(ctx)
-		if answer.Close != nil {
-			defer answer.Close()
-		}
-		if err := c.send(id, answer); err != nil {
-			// Half a frame may have been written: nothing can follow it.
-			_ = c.Conn.Close()
-		}
+		defer turn.leave()
+		c.answer(ctx, id, turn, work)
 	}()
 	return true
+}
+
+// answer does the work when it is its turn, and sends what has come of it.
+func (c *express) answer(ctx context.Context, id uint32, turn *turn, work *Work) {
+	var answer Answer
+	if err := turn.wait(ctx); err != nil {
+		answer.Status = status.FromContextError(err)
+	} else {
+		answer = work.Do(ctx)
+	}
+	if answer.Close != nil {
+		defer answer.Close()
+	}
+	if err := c.send(id, answer); err != nil {
+		// Half a frame may have been written: nothing can follow it.
+		_ = c.Conn.Close()
+	}
 }
 
 // Write writes for the library, which writes frames in pieces: none of ours

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,12 +91,15 @@ func piped(t *testing.T, data []byte, short int) Answer {
 	return Answer{Field: 1, Pipe: ends[0], Bytes: len(data), Close: func() { unix.Close(ends[0]) }}
 }
 
+// places has every request in a line of its own.
+var places atomic.Int32
+
 func taking(method string, work func(context.Context) Answer) Handler {
-	return func(req *ttrpc.Request) func(context.Context) Answer {
+	return func(req *ttrpc.Request) *Work {
 		if req.Method != method {
 			return nil
 		}
-		return work
+		return &Work{Queue: strconv.Itoa(int(places.Add(1))), Do: work}
 	}
 }
 
@@ -146,17 +151,17 @@ func TestAFailureAndAMessageAndNothingAreAnswersToo(t *testing.T) {
 
 func TestAPipeThatEndsTooSoonEndsTheConnectionAndWhatWaitsOnIt(t *testing.T) {
 	waiting, ended := make(chan struct{}), make(chan struct{})
-	c := serve(t, func(req *ttrpc.Request) func(context.Context) Answer {
+	c := serve(t, func(req *ttrpc.Request) *Work {
 		switch req.Method {
 		case "Wait":
-			return func(ctx context.Context) Answer {
+			return &Work{Queue: "waiting", Do: func(ctx context.Context) Answer {
 				close(waiting)
 				<-ctx.Done()
 				close(ended)
 				return Answer{}
-			}
+			}}
 		case "Move":
-			return func(context.Context) Answer { return piped(t, random(100_000), 1) }
+			return &Work{Do: func(context.Context) Answer { return piped(t, random(100_000), 1) }}
 		}
 		return nil
 	})
