@@ -19,6 +19,7 @@ import (
 
 	"github.com/katadirect/katadirect/internal/calltimes"
 	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient/express"
 )
 
 // Kata's own time limits (kata_agent.go); CreateContainer's comes from the configuration.
@@ -75,6 +76,7 @@ type Client struct {
 	console  agentproto.ConsoleService
 	rpc      *ttrpc.Client
 	conn     *boundedConn
+	express  *express.Conn // before conn
 	gone     chan struct{}
 	limits   map[string]time.Duration // by method; those not named have requestTimeout, 0 is none
 	features Features
@@ -101,7 +103,8 @@ func New(conn net.Conn, o Options) *Client {
 		},
 	}
 	c.conn = &boundedConn{Conn: conn, standing: o.Standing, log: o.Log}
-	c.rpc = ttrpc.NewClient(c.conn,
+	c.express = express.Wrap(c.conn)
+	c.rpc = ttrpc.NewClient(c.express,
 		ttrpc.WithOnClose(func() { close(c.gone) }), ttrpc.WithUnaryClientInterceptor(c.call))
 	c.AgentServiceService = agentproto.NewAgentServiceClient(c.rpc)
 	c.VolumesService = agentproto.NewVolumesClient(c.rpc)
@@ -159,6 +162,9 @@ func (c *Client) failure(ctx context.Context, method string, err error) error {
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("agent: %s: %w", method, err)
+	}
+	if errors.Is(err, express.ErrAnswer) {
+		return fmt.Errorf("agent: %s: %w: %w", method, errStream, err)
 	}
 	// Everything else is the connection: closed, broken, or no longer making sense.
 	if errors.Is(err, ttrpc.ErrClosed) {

@@ -29,6 +29,8 @@ type Features struct {
 	SubPath bool
 	// DeviceRules: it applies the device cgroup rules that it is sent, and adds those for the disks it is told of.
 	DeviceRules bool
+	// OutputInOrder: it answers reads of much output in the order they were asked for, whatever their ids.
+	OutputInOrder bool
 }
 
 // Names under which the agent tells its features, in AgentDetails.extra_features.
@@ -40,6 +42,7 @@ const (
 	featureConsole       = "katadirect.console"
 	featureSubPath       = "katadirect.subpath"
 	featureDeviceRules   = "katadirect.device-rules"
+	featureOutputInOrder = "katadirect.output-in-order"
 )
 
 // Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
@@ -63,6 +66,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		Console:       has(featureConsole),
 		SubPath:       has(featureSubPath),
 		DeviceRules:   has(featureDeviceRules),
+		OutputInOrder: has(featureOutputInOrder),
 	}
 	return c.features, nil
 }

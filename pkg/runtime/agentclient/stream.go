@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient/express"
 )
 
 // chunk is how much is asked for, or sent, in one call: with 32 KiB the channel is half as fast, with more it is
@@ -24,18 +25,24 @@ type readCall func(context.Context, *agentproto.ReadStreamRequest) (*agentproto.
 
 // Stdout reads a process's standard output to its end. ctx ends the reading.
 func (c *Client) Stdout(ctx context.Context, containerID, execID string) *Reader {
-	return &Reader{ctx: ctx, call: inPlace(c.ReadStdout), container: containerID, exec: execID}
+	return &Reader{
+		ctx: ctx, client: c, method: "ReadStdout", call: inPlace(c.ReadStdout), container: containerID, exec: execID,
+	}
 }
 
 // Stderr reads a process's standard error to its end. ctx ends the reading.
 func (c *Client) Stderr(ctx context.Context, containerID, execID string) *Reader {
-	return &Reader{ctx: ctx, call: inPlace(c.ReadStderr), container: containerID, exec: execID}
+	return &Reader{
+		ctx: ctx, client: c, method: "ReadStderr", call: inPlace(c.ReadStderr), container: containerID, exec: execID,
+	}
 }
 
 // Reader is an output stream of a process. It is for one goroutine. It implements io.WriterTo, so io.Copy hands the
 // messages' own buffers on.
 type Reader struct {
 	ctx             context.Context
+	client          *Client
+	method          string
 	call            readCall
 	container, exec string
 	err             error
@@ -50,7 +57,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return copy(p, data), err
 }
 
-// WriteTo implements io.WriterTo. As soon as there is much to read, the next piece is fetched while one is written.
+// WriteTo implements io.WriterTo. As soon as there is much to read, it goes past the ttrpc library, if w is an
+// express.Sink and the agent can do it; otherwise the next piece is fetched while one is written.
 func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		data, err := r.next(chunk)
@@ -66,7 +74,7 @@ func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 			return written, err
 		}
 		if len(data) >= much {
-			n, err := r.writeAhead(w)
+			n, err := r.writeMuch(w)
 			return written + n, err
 		}
 	}
@@ -74,6 +82,14 @@ func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 
 // much is what a guest has for the reader that writes faster than it is read.
 const much = chunk / 2
+
+// writeMuch writes what is left.
+func (r *Reader) writeMuch(w io.Writer) (int64, error) {
+	if sink, ok := w.(express.Sink); ok && r.client.Features().OutputInOrder && len(r.container)+len(r.exec) < maxNames {
+		return r.writeExpress(sink)
+	}
+	return r.writeAhead(w)
+}
 
 // writeAhead writes what is left, with one piece at a time on its way from the guest, and one more at hand.
 func (r *Reader) writeAhead(w io.Writer) (written int64, err error) {

@@ -108,7 +108,11 @@ func (s *stdio) copyIn(to io.WriteCloser) {
 
 func (s *stdio) copyOut(name string, to *output, from io.Reader) {
 	var sink io.Writer = io.Discard
-	if to != nil {
+	switch {
+	case to == nil:
+	case to.keepOpen == nil:
+		sink = writer{to} // a file: it has no TryWrite, for a disk can be waited for
+	default:
 		sink = to
 	}
 	n, err := copyStream(sink, from)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,8 +82,9 @@ func hungUp(f *os.File) bool {
 // reads again.
 type output struct {
 	file     *os.File
-	keepOpen *os.File      // nil for a file
-	done     chan struct{} // closed by close
+	raw      syscall.RawConn // of a fifo's file
+	keepOpen *os.File        // nil for a file
+	done     chan struct{}   // closed by close
 
 	closing, finishing sync.Once
 
@@ -161,6 +163,10 @@ func openFIFO(ctx context.Context, path string) (*output, error) {
 		o.close()
 		return nil, err
 	}
+	if o.raw, err = o.file.SyscallConn(); err != nil {
+		o.close()
+		return nil, err
+	}
 	return o, nil
 }
 
@@ -191,6 +197,31 @@ func (o *output) Write(p []byte) (int, error) {
 		o.lost.Add(int64(len(p) - n))
 	}
 	return len(p), nil
+}
+
+// TryWrite passes on what a fifo has room for, and returns how much that was. It waits for nobody.
+func (o *output) TryWrite(p []byte) (taken int) {
+	if o.stalled.Load() {
+		o.lost.Add(int64(len(p)))
+		return len(p)
+	}
+	var failure error
+	err := o.raw.Control(func(fd uintptr) {
+		for taken < len(p) && failure == nil {
+			var n int
+			n, failure = unix.Write(int(fd), p[taken:])
+			taken += max(n, 0)
+			if errors.Is(failure, unix.EINTR) {
+				failure = nil
+			}
+		}
+	})
+	if err = errors.Join(err, failure); err != nil && !errors.Is(err, unix.EAGAIN) {
+		o.stalled.Store(true)
+		o.lost.Add(int64(len(p) - taken))
+		return len(p)
+	}
+	return taken
 }
 
 func (o *output) hurry() {

@@ -1,0 +1,178 @@
+// Package express takes a container's output off the agent's channel past the ttrpc library.
+//
+// The library reads an answer into a new piece of memory, unpacks it into another, and its caller then waits for whoever
+// reads the fifo: for much output that is two copies and two pieces of garbage for every byte, and a channel that stands
+// still meanwhile. Express stands between the channel and the library. It has requests of its own, with ids of their
+// own, two of them under way, and writes what comes for them straight from its one buffer to where it is to go. On the
+// wire that is ttrpc like any other.
+//
+// The agent must answer a stream's requests in their order, and must not have the library look at the ids, which it
+// wants to grow: ours says so (katadirect.output-in-order). The guest is not trusted: what it sends costs this process
+// one buffer, and what it was asked for.
+package express
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+
+	"github.com/containerd/ttrpc"
+)
+
+// A frame of ttrpc is a head of ten bytes, the length of what follows first, and a message.
+const (
+	headSize     = 10
+	typeRequest  = 1
+	typeResponse = 2
+)
+
+// firstID is the first of the ids that express has for itself; they are odd, as all of clients are. The library begins
+// with 1.
+const firstID = 1<<31 + 1
+
+// bufferSize is what is taken off the channel at once, in bytes: somewhat less than a socket holds.
+const bufferSize = 128 << 10
+
+// errFrame says that the library wrote what is not the beginning of a frame.
+var errFrame = errors.New("not a frame of ttrpc")
+
+// Conn is the channel to the agent. To the library it is the whole of it.
+type Conn struct {
+	net.Conn
+
+	// Of the library's reading goroutine.
+	in   *bufio.Reader
+	pass int // how much of a frame is left for the library to read, in bytes
+
+	turn sync.Mutex // held while a frame is being written
+	left int        // of the library's writing goroutine: how much of its frame is left
+
+	mu     sync.Mutex
+	flows  map[uint32]*flow // guarded by mu; by the ids of what they have asked for
+	nextID uint32           // guarded by mu
+	hangUp sync.Once
+	hungUp chan struct{}
+}
+
+// Wrap puts express before the library on conn.
+func Wrap(conn net.Conn) *Conn {
+	return &Conn{
+		Conn: conn, in: bufio.NewReaderSize(conn, bufferSize),
+		flows: map[uint32]*flow{}, nextID: firstID, hungUp: make(chan struct{}),
+	}
+}
+
+// Read gives the library everything but the answers to what it has not asked for.
+func (c *Conn) Read(p []byte) (int, error) {
+	for c.pass == 0 {
+		if err := c.next(); err != nil {
+			c.lost()
+			return 0, err
+		}
+	}
+	n, err := c.in.Read(p[:min(len(p), c.pass)])
+	c.pass -= n
+	if err != nil {
+		c.lost()
+	}
+	return n, err
+}
+
+// next looks at the next frame, and takes it if it is one of express's own.
+func (c *Conn) next() error {
+	head, err := c.in.Peek(headSize)
+	if err != nil {
+		return err
+	}
+	length, id, kind := int(binary.BigEndian.Uint32(head)), binary.BigEndian.Uint32(head[4:]), head[8]
+	if id < firstID {
+		c.pass = headSize + length
+		return nil
+	}
+	_, _ = c.in.Discard(headSize)
+	m := &message{in: c.in, left: length}
+	// Nobody waits any more for what a stream had asked for that has ended since.
+	if f := c.flow(id); f != nil {
+		if err := f.receive(id, kind, m); err != nil {
+			return err
+		}
+	}
+	return m.skip()
+}
+
+func (c *Conn) flow(id uint32) *flow {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flows[id]
+}
+
+// register finds an id for a request.
+func (c *Conn) register(f *flow) uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.flows[c.nextID] != nil {
+		c.nextID = max(c.nextID+2, firstID) // after the last comes the first
+	}
+	id := c.nextID
+	c.nextID = max(c.nextID+2, firstID)
+	c.flows[id] = f
+	return id
+}
+
+func (c *Conn) forget(ids ...uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.flows, id)
+	}
+}
+
+// send writes a frame of express's own.
+func (c *Conn) send(frame []byte) error {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	if _, err := c.Conn.Write(frame); err != nil {
+		// Half a frame may have been written: nothing can follow it.
+		_ = c.Close()
+		return ttrpc.ErrClosed
+	}
+	return nil
+}
+
+// Write writes for the library, which writes frames in pieces: none of express's own may come between.
+func (c *Conn) Write(p []byte) (written int, err error) {
+	for written < len(p) {
+		rest := p[written:]
+		if c.left == 0 {
+			if len(rest) < headSize {
+				return written, errFrame
+			}
+			c.turn.Lock()
+			c.left = headSize + int(binary.BigEndian.Uint32(rest))
+		}
+		n, err := c.Conn.Write(rest[:min(len(rest), c.left)])
+		written += n
+		c.left -= n
+		if err != nil {
+			_ = c.Close()
+			c.left = 0
+		}
+		if c.left == 0 {
+			c.turn.Unlock()
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// Close ends what waits for output.
+func (c *Conn) Close() error {
+	c.lost()
+	return c.Conn.Close()
+}
+
+func (c *Conn) lost() { c.hangUp.Do(func() { close(c.hungUp) }) }
