@@ -3,6 +3,7 @@ package guest_test
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -38,6 +39,62 @@ func TestOutputIsCompleteHoweverLarge(t *testing.T) {
 			t.Errorf("status %d", status)
 		}
 	})
+}
+
+// Both streams at once, as a shim takes them: with two requests under way each, past the ttrpc library of both sides.
+func TestMuchOutputArrivesInItsOrder(t *testing.T) {
+	m := theMachine(t)
+	if !m.agent.Features().OutputInOrder {
+		t.Fatal("the agent does not say that it answers in order")
+	}
+	// Digits show what is in the wrong place, and lines of all lengths do not end where pages do.
+	c := m.create(t, spec("seq 1 600000 >&2 & seq 1000000 1600000; wait")).start()
+	errOut := make(chan string, 1)
+	go func() { errOut <- c.pour(m.agent.Stderr(t.Context(), c.id, c.id)) }()
+	wantCount(t, "standard output", c.pour(m.agent.Stdout(t.Context(), c.id, c.id)), 1000000, 1600000)
+	wantCount(t, "standard error", <-errOut, 1, 600000)
+	if status := c.wait(c.id); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// pour reads a stream to its end by way of something that takes a while.
+func (c *containerIn) pour(from io.WriterTo) string {
+	var to slowSink
+	n, err := from.WriteTo(&to)
+	if err != nil || n != int64(to.Len()) {
+		c.t.Errorf("%d bytes, of which %d arrived, %v", n, to.Len(), err)
+	}
+	return to.String()
+}
+
+// slowSink is full now and then.
+type slowSink struct {
+	strings.Builder
+	tries int
+}
+
+func (s *slowSink) TryWrite(p []byte) int {
+	if s.tries++; s.tries%10 == 0 {
+		p = p[:len(p)/2]
+	}
+	n, _ := s.Write(p)
+	return n
+}
+
+func wantCount(t *testing.T, stream, got string, from, to int) {
+	t.Helper()
+	next := from
+	for line := range strings.Lines(got) {
+		if line != fmt.Sprintln(next) {
+			t.Errorf("%s: %q where %d was to come", stream, line, next)
+			return
+		}
+		next++
+	}
+	if next != to+1 {
+		t.Errorf("%s ends with %d, want %d", stream, next-1, to)
+	}
 }
 
 func TestOutputThatNobodyHasReadSurvivesTheWait(t *testing.T) {

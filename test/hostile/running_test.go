@@ -98,6 +98,25 @@ func TestAGuestThatLiesIsAnsweredWithErrors(t *testing.T) {
 	checkPeak(t, peak())
 }
 
+// The shim reads much output past its ttrpc library if the guest says that it answers in order. This one does not, and has
+// a library that refuses all further calls.
+func TestAGuestThatPromisesOrderAndKeepsNoneCostsOnlyItsPod(t *testing.T) {
+	h := newHost(t)
+	for _, evil := range []string{"reads-later", "endless"} {
+		t.Run(evil, func(t *testing.T) {
+			peak := h.watchShims()
+			pod, err := h.runPod(t.Context(), "order")
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, pod, evil)
+			time.Sleep(2 * time.Second)
+			remove(t, pod)
+			checkPeak(t, peak())
+		})
+	}
+}
+
 // metrics asks the pod's shim.
 func (h host) metrics(ctx context.Context, pod *lab.Pod) ([]byte, error) {
 	dir, err := os.Open(h.Path(directvolume.DefaultGoDir)) // the socket's whole path is too long

@@ -92,9 +92,12 @@ func (a *agent) CreateSandbox(context.Context, *agentproto.CreateSandboxRequest)
 
 func (a *agent) GetGuestDetails(context.Context, *agentproto.GuestDetailsRequest) (*agentproto.GuestDetailsResponse, error) {
 	d := &agentproto.AgentDetails{Version: nasty + strings.Repeat("9", 1000)}
-	if a.evil == "details" {
+	switch a.evil {
+	case "details":
 		d.ExtraFeatures = make([]string, large/2) // two bytes each
 		d.Version = ""
+	case "order": // a promise that it does not keep
+		d.ExtraFeatures = []string{"katadirect.output-in-order"}
 	}
 	return &agentproto.GuestDetailsResponse{AgentDetails: d, MemBlockSizeBytes: 1}, nil
 }
@@ -176,7 +179,7 @@ func (a *agent) WaitProcess(ctx context.Context, r *agentproto.WaitProcessReques
 		return &agentproto.WaitProcessResponse{Status: -1 << 31}, nil
 	case "wait-error":
 		return nil, failure(100)
-	case "reads", "endless":
+	case "reads", "reads-later", "endless":
 	default:
 		if r.GetExecId() != r.GetContainerId() && r.GetExecId() != "" {
 			return &agentproto.WaitProcessResponse{}, nil
@@ -190,6 +193,11 @@ func (a *agent) ReadStdout(ctx context.Context, r *agentproto.ReadStreamRequest)
 	switch a.of(r.GetContainerId(), r.GetExecId()) {
 	case "reads": // more than was asked for
 		return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen()+1)}, nil
+	case "reads-later": // the same, once it is asked for much
+		if r.GetLen() > large {
+			return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen()+1)}, nil
+		}
+		return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen())}, nil
 	case "endless": // until it is killed
 		a.mu.Lock()
 		defer a.mu.Unlock()
