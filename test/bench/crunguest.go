@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,17 +114,12 @@ func (m *crunMachine) stream(ctx context.Context, bytes int64) (mbPerSecond floa
 	if err := m.guest.Flush(); err != nil {
 		return 0, err
 	}
-	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
-		return 0, err
-	}
-	start := time.Now()
-	n, err := io.CopyN(io.Discard, conn, bytes-1)
+	mbPerSecond, err = readStream(conn, bytes)
 	if err != nil {
 		return 0, err
 	}
-	took := time.Since(start)
 	_, err = m.answer("stream")
-	return float64(n) / 1e6 / took.Seconds(), err
+	return mbPerSecond, err
 }
 
 // put writes a JSON file into the share.

@@ -59,19 +59,29 @@ func (w *workload) stdout(ctx context.Context, id string) (mbPerSecond float64, 
 	if _, err := shim.Start(ctx, &taskapi.StartRequest{ID: w.app.ID, ExecID: id}); err != nil {
 		return 0, err
 	}
-	if _, err := io.ReadFull(reader, make([]byte, 1)); err != nil {
+	if mbPerSecond, err = readStream(reader, streamBytes); err != nil {
 		return 0, err
 	}
-	start := time.Now()
-	if _, err := io.CopyBuffer(onlyWriter{io.Discard}, io.LimitReader(reader, streamBytes-1), make([]byte, 1<<20)); err != nil {
-		return 0, err
-	}
-	took := time.Since(start)
 	if _, err := shim.Wait(ctx, &taskapi.WaitRequest{ID: w.app.ID, ExecID: id}); err != nil {
 		return 0, err
 	}
 	_, err = shim.Delete(ctx, &taskapi.DeleteRequest{ID: w.app.ID, ExecID: id})
-	return streamBytes / 1e6 / took.Seconds(), err
+	return mbPerSecond, err
+}
+
+// readStream reads so many bytes and returns how fast they came, from the first to the last. It is the reader of both
+// streams that are compared.
+func readStream(from io.Reader, bytes int64) (mbPerSecond float64, err error) {
+	if _, err := io.ReadFull(from, make([]byte, 1)); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	n, err := io.CopyBuffer(onlyWriter{io.Discard}, io.LimitReader(from, bytes-1), make([]byte, 1<<20))
+	took := time.Since(start)
+	if err == nil && n < bytes-1 {
+		err = io.ErrUnexpectedEOF
+	}
+	return float64(n) / 1e6 / took.Seconds(), err
 }
 
 // onlyWriter hides that io.Discard reads with a small buffer of its own.
