@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/katadirect/katadirect/internal/condition"
 )
 
 // ErrNotMounted is returned for a path at which nothing is mounted.
@@ -39,7 +40,7 @@ func MountAt(path string) (Mounted, error) {
 func mounted(m *mountinfo.Info) Mounted {
 	return Mounted{
 		Target: m.Mountpoint, Source: m.Source, FSType: m.FSType, Major: m.Major, Minor: m.Minor,
-		ReadOnly: slices.Contains(strings.Split(m.VFSOptions, ","), "ro"),
+		ReadOnly: condition.WentReadOnly(m.VFSOptions),
 	}
 }
 

@@ -1,13 +1,7 @@
 package filesystem
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,48 +33,4 @@ func Measure(path string) (Usage, error) {
 		InodesFree: st.Ffree,
 		InodesUsed: st.Files - st.Ffree,
 	}, nil
-}
-
-// Trouble looks at the real state of the mounted file system on device disk
-// (a kernel name such as "vda"), and says in a sentence what is wrong with it;
-// "" when nothing is. wantWritable says that it was mounted to be written to.
-func Trouble(m Mounted, disk string, wantWritable bool) string {
-	var found []string
-	if m.ReadOnly && wantWritable {
-		found = append(found, "the kernel has made the file system read-only after an error")
-	}
-	if n := errorCount(m.FSType, disk); n > 0 {
-		found = append(found, fmt.Sprintf("the kernel has counted %d errors in the file system", n))
-	}
-	if err := readable(m.Target); err != nil {
-		found = append(found, fmt.Sprintf("the file system cannot be read: %v", err))
-	}
-	return strings.Join(found, "; ")
-}
-
-// errorCount is ext's own count of errors since the last fsck.
-func errorCount(fstype, disk string) uint64 {
-	if !strings.HasPrefix(fstype, "ext") {
-		return 0
-	}
-	data, err := os.ReadFile(filepath.Join("/sys/fs/ext4", filepath.Base(disk), "errors_count"))
-	if err != nil {
-		return 0 // a volume without a count has no errors to report
-	}
-	n, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-	return n
-}
-
-// readable looks into the root folder: a file system that has shut itself
-// down, or whose device is gone, answers statfs and nothing else.
-func readable(target string) error {
-	dir, err := os.Open(target)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if _, err := dir.Readdirnames(1); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
 }

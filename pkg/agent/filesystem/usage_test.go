@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/condition"
 )
 
 func TestReservedBlocksAreNotAvailable(t *testing.T) {
@@ -41,7 +43,7 @@ func TestMeasuringAMissingPathIsAnError(t *testing.T) {
 	}
 }
 
-func TestTroubleIsTheRealState(t *testing.T) {
+func TestProblemsAreTheRealState(t *testing.T) {
 	node := attach(t, newExt4(t))
 	target := mountFor(t, node, "ext4")
 	look := func(wantWritable bool) string {
@@ -49,9 +51,9 @@ func TestTroubleIsTheRealState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return Trouble(m, filepath.Base(node), wantWritable)
+		return condition.Format(Problems(m, filepath.Base(node), Expected{Writable: wantWritable})...)
 	}
-	if found := look(true); found != "" {
+	if found := look(true); found != condition.OK {
 		t.Errorf("healthy file system: %q", found)
 	}
 	trigger := filepath.Join("/sys/fs/ext4", filepath.Base(node), "trigger_fs_error")
@@ -61,10 +63,10 @@ func TestTroubleIsTheRealState(t *testing.T) {
 	if err := unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	if found := look(false); !strings.Contains(found, "1 errors") || strings.Contains(found, "read-only") {
+	if found := look(false); !strings.HasPrefix(found, condition.FileSystemErrors) || !strings.Contains(found, "1 errors") || !strings.Contains(found, "the latest at 20") || strings.Contains(found, condition.ReadOnly) {
 		t.Errorf("error counted by the kernel, read-only as asked for: %q", found)
 	}
-	if found := look(true); !strings.Contains(found, "read-only") {
+	if found := look(true); !strings.Contains(found, condition.ReadOnly) {
 		t.Errorf("gone read-only: %q", found)
 	}
 }
@@ -106,5 +108,14 @@ func TestGrowFillsTheDeviceWhileMounted(t *testing.T) {
 func TestTypesThatCannotGrowSaySo(t *testing.T) {
 	if err := Grow(t.TempDir(), "tmpfs", 1); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("%v, want ErrUnsupported", err)
+	}
+}
+
+func TestOnlyCountersThatCountedAreTold(t *testing.T) {
+	if got := nonZero("write_errs 0\nread_errs 3\nflush_errs 0\ncorruption_errs 1\n"); got != "read_errs 3, corruption_errs 1" {
+		t.Error(got)
+	}
+	if got := nonZero("write_errs 0\n"); got != "" {
+		t.Error(got)
 	}
 }

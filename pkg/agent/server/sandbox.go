@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/katadirect/katadirect/internal/condition"
 	"github.com/katadirect/katadirect/internal/version"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/guest"
@@ -80,11 +81,12 @@ func (s *Service) GetVolumeStats(ctx context.Context, req *agentproto.VolumeStat
 	if err != nil {
 		return nil, err
 	}
-	condition := &agentproto.VolumeCondition{Message: "OK"}
-	if health.Trouble != "" {
-		condition = &agentproto.VolumeCondition{Abnormal: true, Message: health.Trouble}
-	}
-	return &agentproto.VolumeStatsResponse{Usage: usage(health.Usage), VolumeCondition: condition}, nil
+	return &agentproto.VolumeStatsResponse{
+		Usage: usage(health.Usage),
+		VolumeCondition: &agentproto.VolumeCondition{
+			Abnormal: len(health.Problems) > 0, Message: condition.Format(health.Problems...),
+		},
+	}, nil
 }
 
 func usage(u filesystem.Usage) []*agentproto.VolumeUsage {

@@ -236,7 +236,7 @@ func TestHealthAndResizeOfVolumes(t *testing.T) {
 	s := r.disk(ifBlankOption)
 	r.add(s)
 	h, err := r.Health(t.Context(), s.MountPoint+"/")
-	if err != nil || h.Trouble != "" || h.Usage.Total == 0 || h.Usage.Total > 64<<20 {
+	if err != nil || len(h.Problems) > 0 || h.Usage.Total == 0 || h.Usage.Total > 64<<20 {
 		t.Errorf("%+v, %v", h, err)
 	}
 	if err := r.Resize(t.Context(), s.MountPoint, 65<<20); !errors.Is(err, device.ErrTimeout) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/condition"
 	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/agent/device"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
@@ -81,31 +82,28 @@ func (m *Mounts) Resize(ctx context.Context, path string, sizeBytes uint64) erro
 // Health is what can be said of a volume's state.
 type Health struct {
 	Usage filesystem.Usage
-	// Trouble is what is wrong, in a sentence; "" for nothing.
-	Trouble string
+	// Problems are what is wrong.
+	Problems []condition.Problem
 }
 
 // Health measures the volume mounted at path, and looks whether it is well.
 func (m *Mounts) Health(ctx context.Context, path string) (Health, error) {
 	var h Health
 	err := m.withVolume(ctx, path, func(v *Volume) error {
-		var troubles []string
-		usage, err := filesystem.Measure(v.mountPoint)
-		if err != nil {
-			troubles = append(troubles, err.Error())
+		var err error
+		if h.Usage, err = filesystem.Measure(v.mountPoint); err != nil {
+			h.Problems = append(h.Problems, condition.Problem{Reason: condition.Unreadable, Message: err.Error()})
 		}
-		h.Usage = usage
 		if size, err := v.disk.SizeBytes(); err != nil || size == 0 {
-			troubles = append(troubles, "the device is gone")
+			h.Problems = append(h.Problems, condition.Problem{Reason: condition.DeviceGone, Message: "the device is gone"})
 		}
 		mounted, err := filesystem.MountAt(v.mountPoint)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrNotMounted, err)
 		}
-		if trouble := filesystem.Trouble(mounted, v.disk.Name, !v.readOnly); trouble != "" {
-			troubles = append(troubles, trouble)
-		}
-		h.Trouble = strings.Join(troubles, "; ")
+		h.Problems = append(h.Problems, filesystem.Problems(mounted, v.disk.Name, filesystem.Expected{
+			Writable: !v.readOnly, Frozen: m.freezes.of(v.mountPoint) != nil,
+		})...)
 		return nil
 	})
 	return h, err
