@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/katadirect/katadirect/internal/kubelet"
 	"github.com/katadirect/katadirect/internal/lab"
 	"github.com/katadirect/katadirect/pkg/csi/health"
 	"github.com/katadirect/katadirect/test/artifacts"
