@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ type Options struct {
 	Image guestimage.Image
 	// Config is added to the shim's configuration.toml.
 	Config string
+	// Pool is where the driver keeps volumes; "" is a folder of the lab's.
+	Pool string
 	// Cache is where containerd is; "" is lab.DefaultCache.
 	Cache string
 }
@@ -110,7 +113,7 @@ func (n *Node) Close(ctx context.Context) (leftovers []string, err error) {
 }
 
 // pool is where the driver keeps volumes.
-func (n *Node) pool() string { return filepath.Join(n.Lab.Dir, "pool") }
+func (n *Node) pool() string { return cmp.Or(n.opts.Pool, filepath.Join(n.Lab.Dir, "pool")) }
 
 // root stands for /var/lib/kubelet.
 func (n *Node) root() string { return filepath.Join(n.Lab.Dir, "kubelet") }

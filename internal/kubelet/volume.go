@@ -32,6 +32,9 @@ type Volume struct {
 	// FSType is "ext4" or "xfs".
 	FSType string
 
+	// Source is the id of the volume or snapshot that it is to hold the content of; "" makes an empty one.
+	Source string
+
 	node    *Node
 	context map[string]string
 }
@@ -52,9 +55,10 @@ func (v *Volume) capability() *csi.VolumeCapability {
 func (v *Volume) Create(ctx context.Context) error {
 	return call(ctx, "CreateVolume", func(ctx context.Context) error {
 		r, err := v.node.controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
-			Name:               v.Name,
-			CapacityRange:      &csi.CapacityRange{RequiredBytes: v.SizeBytes},
-			VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
+			Name:                v.Name,
+			CapacityRange:       &csi.CapacityRange{RequiredBytes: v.SizeBytes},
+			VolumeCapabilities:  []*csi.VolumeCapability{v.capability()},
+			VolumeContentSource: contentSource(v.Source),
 		})
 		v.ID, v.context = r.GetVolume().GetVolumeId(), r.GetVolume().GetVolumeContext()
 		return err
