@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,15 +28,16 @@ type records struct {
 // of returns the publications of a volume, wherever they are. A record that names the volume's image counts,
 // whoever wrote it.
 func (r records) of(ctx context.Context, v pool.Volume) ([]publication, error) {
-	entries, err := r.store.List(ctx)
+	entries, err := r.store.Matching(ctx, func(record directvolume.Record) bool {
+		return record.Metadata[directvolume.MetadataVolumeID] == v.ID || record.Device == v.ImagePath
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list records: %w", err)
+		return nil, fmt.Errorf("look for records: %w", err)
 	}
+	slices.SortFunc(entries, func(a, b directvolume.Entry) int { return cmp.Compare(a.VolumePath, b.VolumePath) })
 	var found []publication
 	for _, e := range entries {
-		if e.Err == nil && (e.Record.Metadata[directvolume.MetadataVolumeID] == v.ID || e.Record.Device == v.ImagePath) {
-			found = append(found, publication{path: e.VolumePath, record: e.Record, sandboxes: e.Sandboxes})
-		}
+		found = append(found, publication{path: e.VolumePath, record: e.Record, sandboxes: e.Sandboxes})
 	}
 	return found, nil
 }

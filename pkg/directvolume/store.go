@@ -17,13 +17,14 @@ const DefaultRoot = "/run/kata-containers/shared/direct-volumes"
 
 // Store is the folder of records of one host. Its methods may be called from several goroutines and several
 // processes at once: what must not mix is ordered by locks on the record folders, never by one over all. A Store
-// keeps nothing in memory; two Stores on one root are as good as one.
+// keeps nothing in memory that it would not read again when it has changed; two Stores on one root are as good as one.
 //
 // All methods take the path that a volume is published at, as the CSI driver got it or as the OCI mount has it.
 type Store struct {
 	root      string
 	sandboxes Sandboxes
 	swept     sync.Once
+	read      readRecords
 }
 
 // StoreOption changes how NewStore makes a Store.

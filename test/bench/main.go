@@ -37,6 +37,7 @@ var measurements = []measurement{
 	{"resize", 10, measureResize},
 	{"memory", 3, measureMemory},
 	{"create", 5, measureCreate},
+	{"cycle", 5, measureCycle},
 	{"files", 3, measureFiles},
 	{"network", 5, measureNetwork},
 	{"pod", 5, measurePod},
