@@ -55,7 +55,7 @@ func recovered(ctx context.Context, log *slog.Logger, request any, handle grpc.U
 // quiet are the calls that change nothing and come often.
 var quiet = []string{
 	"GetPluginInfo", "GetPluginCapabilities", "Probe", "ControllerGetCapabilities", "GetCapacity",
-	"ValidateVolumeCapabilities", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats", "NodeGetVolumeHealth",
+	"ValidateVolumeCapabilities", "ListVolumes", "ListSnapshots", "ControllerGetVolume", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats", "NodeGetVolumeHealth",
 	"NodeGetStorageHealth", "ControllerGetVolumeHealth", "ControllerListVolumeHealth",
 }
 

@@ -14,17 +14,21 @@ func (c *controller) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest)
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := c.publishedNodes(ctx)
+	published, err := c.published(ctx)
 	if err != nil {
 		return nil, err
 	}
 	page, more := c.pool.Page(ctx, after, int(r.GetMaxEntries()))
 	list := &csi.ListVolumesResponse{Entries: make([]*csi.ListVolumesResponse_Entry, 0, len(page))}
+	// Very many of them are the same: a list of a thousand volumes shall not leave a thousand of each behind.
+	place, nowhere := c.topology.here(), &csi.ListVolumesResponse_VolumeStatus{}
+	here := &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: []string{string(c.topology)}}
 	for _, v := range page {
-		list.Entries = append(list.Entries, &csi.ListVolumesResponse_Entry{
-			Volume: c.volume(v),
-			Status: &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: nodes(v.ID)},
-		})
+		e := &csi.ListVolumesResponse_Entry{Volume: describe(v, place), Status: nowhere}
+		if published(v.ID) {
+			e.Status = here
+		}
+		list.Entries = append(list.Entries, e)
 	}
 	if more {
 		list.NextToken = pageToken(page[len(page)-1].ID)
@@ -38,40 +42,39 @@ func (c *controller) ControllerGetVolume(ctx context.Context, r *csi.ControllerG
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := c.publishedNodes(ctx)
+	published, err := c.published(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.ControllerGetVolumeResponse{
-		Volume: c.volume(v),
-		Status: &csi.ControllerGetVolumeResponse_VolumeStatus{PublishedNodeIds: nodes(v.ID)},
-	}, nil
+	status := &csi.ControllerGetVolumeResponse_VolumeStatus{}
+	if published(v.ID) {
+		status.PublishedNodeIds = []string{string(c.topology)}
+	}
+	return &csi.ControllerGetVolumeResponse{Volume: c.volume(v), Status: status}, nil
 }
 
-// volume is how a volume is described to callers, by every call that does.
-func (c *controller) volume(v pool.Volume) *csi.Volume {
+// volume is how a volume of this node is described to callers, by every call that does.
+func (c *controller) volume(v pool.Volume) *csi.Volume { return describe(v, c.topology.here()) }
+
+func describe(v pool.Volume, place []*csi.Topology) *csi.Volume {
 	return &csi.Volume{
 		VolumeId:           v.ID,
 		CapacityBytes:      v.SizeBytes,
 		VolumeContext:      v.Parameters,
 		ContentSource:      contentSource(v.Source),
-		AccessibleTopology: c.topology.here(),
+		AccessibleTopology: place,
 	}
 }
 
-// publishedNodes returns a function that says on which nodes a volume is: this one, while it is attached or
-// staged, or none.
-func (c *controller) publishedNodes(ctx context.Context) (func(id string) []string, error) {
+// published returns a function that says whether a volume is in use on this node: while it is attached or staged.
+func (c *controller) published(ctx context.Context) (func(id string) bool, error) {
 	staged, err := c.staged.IDs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	here := []string{string(c.topology)}
-	return func(id string) []string {
+	return func(id string) bool {
 		_, isStaged := staged[id]
-		if _, attached := c.pool.Attached(id); attached || isStaged {
-			return here
-		}
-		return nil
+		_, attached := c.pool.Attached(id)
+		return isStaged || attached
 	}, nil
 }

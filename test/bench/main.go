@@ -38,6 +38,7 @@ var measurements = []measurement{
 	{"memory", 3, measureMemory},
 	{"create", 5, measureCreate},
 	{"cycle", 5, measureCycle},
+	{"volumes", 5, measureVolumes},
 	{"files", 3, measureFiles},
 	{"network", 5, measureNetwork},
 	{"pod", 5, measurePod},

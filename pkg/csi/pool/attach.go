@@ -128,11 +128,12 @@ func (f *folder) unmark() error {
 	return nil
 }
 
-// readAttached looks for the marks. Should both be there, the volume is attached for writing: that promises more.
-func (f *folder) readAttached() (readOnly, attached bool) {
+// readAttached looks for the marks in a folder. Should both be there, the volume is attached for writing: that promises
+// more.
+func readAttached(dir int) (readOnly, attached bool) {
 	var stat unix.Stat_t
-	if unix.Fstatat(int(f.dir.Fd()), attachedName, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil {
+	if unix.Fstatat(dir, attachedName, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil {
 		return false, true
 	}
-	return true, unix.Fstatat(int(f.dir.Fd()), attachedReadOnlyName, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil
+	return true, unix.Fstatat(dir, attachedReadOnlyName, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil
 }

@@ -99,9 +99,11 @@ func (f *folder) openImage(flags int) (*os.File, error) {
 // imageSize is how long the image is and how much of it is on the disk, in bytes.
 type imageSize struct{ lengthBytes, allocatedBytes int64 }
 
-func (f *folder) imageSize() (imageSize, error) {
+func (f *folder) imageSize() (imageSize, error) { return imageSizeAt(int(f.dir.Fd())) }
+
+func imageSizeAt(dir int) (imageSize, error) {
 	var stat unix.Stat_t
-	if err := unix.Fstatat(int(f.dir.Fd()), imageName, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(dir, imageName, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return imageSize{}, &os.PathError{Op: "stat", Path: imageName, Err: err}
 	}
 	if stat.Mode&unix.S_IFMT != unix.S_IFREG {

@@ -5,35 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // scan rebuilds the index from the folders, finishes deletions and removes creations that a crash cut short.
 func (p *Pool) scan(ctx context.Context) error {
-	for {
-		entries, err := p.root.ReadDir(256)
-		for _, e := range entries {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := p.scanEntry(ctx, e); err != nil {
-				return fmt.Errorf("%s: %w", e.Name(), err)
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			// The removals, and the moves, must be durable before anything is made under the same name.
-			return errors.Join(p.dropLooseMembers(ctx), p.root.Sync())
-		}
-		if err != nil {
-			return err
+	names, err := p.root.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	var volumes []string
+	for _, name := range names {
+		if IsPoolID(name) {
+			volumes = append(volumes, name)
+		} else if err := p.scanEntry(ctx, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
+	found, err := p.readVolumes(ctx, volumes)
+	if err != nil {
+		return err
+	}
+	for i, id := range volumes {
+		p.scanVolume(ctx, id, found[i])
+	}
+	// The removals, and the moves, must be durable before anything is made under the same name.
+	return errors.Join(p.dropLooseMembers(ctx), p.root.Sync())
 }
 
-func (p *Pool) scanEntry(ctx context.Context, e os.DirEntry) error {
-	switch name := e.Name(); {
+func (p *Pool) scanEntry(ctx context.Context, name string) error {
+	switch {
 	case isDeleted(name):
 		if err := removeFolder(p.root, name); err != nil {
 			p.log.WarnContext(ctx, "a deleted volume's folder cannot be removed; remove it by hand",
@@ -47,8 +49,6 @@ func (p *Pool) scanEntry(ctx context.Context, e os.DirEntry) error {
 			return nil
 		}
 		p.log.InfoContext(ctx, "removed a copy that was interrupted", "folder", name)
-	case IsPoolID(name):
-		return p.scanVolume(ctx, name)
 	case IsSnapshotID(name):
 		return p.scanSnapshot(ctx, name)
 	case IsGroupID(name):
@@ -60,23 +60,25 @@ func (p *Pool) scanEntry(ctx context.Context, e os.DirEntry) error {
 }
 
 // scanVolume puts the volume into the index, whole or damaged, or removes it if it was never finished.
-func (p *Pool) scanVolume(ctx context.Context, id string) error {
-	volume, err := p.readVolume(id)
+func (p *Pool) scanVolume(ctx context.Context, id string, found foundVolume) {
+	err := found.err
 	if err == nil {
-		p.volumes[id] = entry{volume: volume}
-		p.space.add(p.promiseOf(volume).bookedBytes())
-		return nil
+		p.volumes[id] = entry{volume: found.volume}
+		if found.attached {
+			p.attached[id] = found.readOnly
+		}
+		p.space.add(p.promiseOf(found.volume).bookedBytes())
+		return
 	}
 	if f := new(unfinishedError); errors.As(err, &f) {
 		if err := removeFolder(p.root, id); err == nil {
 			p.log.InfoContext(ctx, "removed a volume whose creation was interrupted", "volume", id, "why", f.why)
-			return nil
+			return
 		}
 	}
 	p.log.ErrorContext(ctx, "a volume is damaged; nothing of it is deleted", "volume", id, "error", err)
 	// What it takes is taken from the free space already; nothing more is promised to it.
 	p.volumes[id] = entry{volume: Volume{ID: id}, damage: fmt.Errorf("%w: %s: %w", ErrDamaged, id, err)}
-	return nil
 }
 
 // unfinishedError says that a folder cannot hold anybody's data: no readable volume.json, and nothing ever written
@@ -85,29 +87,25 @@ type unfinishedError struct{ why error }
 
 func (e *unfinishedError) Error() string { return e.why.Error() }
 
-func (p *Pool) readVolume(id string) (Volume, error) {
+// whatIsWrong looks closely at a folder of which no volume could be read.
+func (p *Pool) whatIsWrong(id string) error {
 	f, err := openFolder(p.root, id)
 	if err != nil {
-		return Volume{}, err
+		return err
 	}
 	defer f.close()
-	m, metaErr := f.readMeta()
+	_, metaErr := f.readMeta()
 	size, imageErr := f.imageSize()
 	switch {
-	case metaErr == nil && imageErr == nil:
-		if readOnly, attached := f.readAttached(); attached {
-			p.attached[id] = readOnly
-		}
-		return p.volume(id, m, size.lengthBytes), nil
 	case metaErr == nil:
-		return Volume{}, imageErr
+		return imageErr
 	case errors.Is(imageErr, unix.ENOENT), imageErr == nil && size.allocatedBytes == 0:
 		if torn, err := f.metaIsTorn(); !torn {
-			return Volume{}, errors.Join(metaErr, err)
+			return errors.Join(metaErr, err)
 		}
-		return Volume{}, &unfinishedError{metaErr}
+		return &unfinishedError{metaErr}
 	}
-	return Volume{}, errors.Join(metaErr, imageErr)
+	return errors.Join(metaErr, imageErr)
 }
 
 // metaIsTorn reports whether volume.json is missing or as a crash leaves it: empty, cut short, or filled with zeros. A whole one that this program does not understand was written by somebody, and is kept.

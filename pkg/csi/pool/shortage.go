@@ -53,6 +53,12 @@ func (p *Pool) watchShortage(ctx context.Context, interval time.Duration) {
 	defer ticker.Stop()
 	short := false
 	for {
+		// Not at once: it looks at every volume, and there are calls that wait for the driver to be ready.
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
 		// What cannot be asked for now is asked for again; calls that need the answer report the error.
 		if s, err := p.Space(ctx); err == nil && (s.Shortage != "") != short {
 			if short = !short; short {
@@ -60,11 +66,6 @@ func (p *Pool) watchShortage(ctx context.Context, interval time.Duration) {
 			} else {
 				p.log.InfoContext(ctx, "the pool's disk has room again for what is promised", "pool", p.dir)
 			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
 		}
 	}
 }
