@@ -10,10 +10,10 @@ import (
 	"github.com/katadirect/katadirect/test/artifacts"
 )
 
-// slowWrites are as many operations as 50 in a second do in three seconds.
+// slowWrites are as many operations as 20 in a second do in five seconds.
 const (
-	slowWrites  = "dd if=/dev/zero of=/data/file bs=4096 count=150 oflag=direct conv=notrunc 2>/dev/null"
-	slowSeconds = 3 * time.Second
+	slowWrites  = "dd if=/dev/zero of=/data/file bs=4096 count=100 oflag=direct conv=notrunc 2>/dev/null"
+	slowSeconds = 5 * time.Second
 )
 
 func TestLimitsHoldInThePodThatRunsInTheNextAndAfterARestartOfTheDriver(t *testing.T) {
@@ -21,31 +21,34 @@ func TestLimitsHoldInThePodThatRunsInTheNextAndAfterARestartOfTheDriver(t *testi
 	v := volume(t, n, "ext4")
 	pod, mount := podWithVolume(t, n, v, "first")
 	c := run(t, pod, "app", idle, mount)
-	// takes returns how long the writes take, the shorter of two times.
 	takes := func(c *lab.Container) time.Duration {
 		t.Helper()
-		shortest := time.Hour
-		for range 2 {
-			begun := time.Now()
-			exec(t, c, slowWrites)
-			shortest = min(shortest, time.Since(begun))
+		begun := time.Now()
+		exec(t, c, slowWrites)
+		return time.Since(begun)
+	}
+	// unlimited tries for a while: a host that does something else meanwhile is slow, too.
+	unlimited := func(c *lab.Container, when string) {
+		t.Helper()
+		var took time.Duration
+		for range 10 {
+			if took = takes(c); took < slowSeconds/2 {
+				t.Logf("%s: %v", when, took)
+				return
+			}
 		}
-		return shortest
+		t.Errorf("%s, 100 writes take %v", when, took)
 	}
 	limited := func(c *lab.Container, when string) {
 		t.Helper()
 		took := takes(c)
 		t.Logf("%s: %v", when, took)
 		if took < slowSeconds*8/10 {
-			t.Errorf("%s, 150 writes took %v: the limit of 50 in a second does not hold", when, took)
+			t.Errorf("%s, 100 writes took %v: the limit of 20 in a second does not hold", when, took)
 		}
 	}
-	before := takes(c)
-	t.Logf("without a limit: %v", before)
-	if before > slowSeconds/2 {
-		t.Fatalf("without a limit 150 writes take %v: this host is too slow to tell", before)
-	}
-	if err := v.Modify(t.Context(), map[string]string{"katadirect.io/iops": "50"}); err != nil {
+	unlimited(c, "without a limit")
+	if err := v.Modify(t.Context(), map[string]string{"katadirect.io/iops": "20"}); err != nil {
 		t.Fatal(err)
 	}
 	limited(c, "in the pod that runs")
@@ -63,9 +66,7 @@ func TestLimitsHoldInThePodThatRunsInTheNextAndAfterARestartOfTheDriver(t *testi
 	if err := v.Modify(t.Context(), map[string]string{"katadirect.io/iops": "0"}); err != nil {
 		t.Fatal(err)
 	}
-	if after := takes(c); after > slowSeconds/2 {
-		t.Errorf("with the limit lifted 150 writes take %v, %v before there was one", after, before)
-	}
+	unlimited(c, "with the limit lifted")
 	removePod(t, pod)
 }
 
