@@ -99,3 +99,29 @@ func TestErrorsOnTheHostAreToldOfWhateverTheGuestSays(t *testing.T) {
 		}
 	}
 }
+
+func TestARawVolumesLimitsAreThoseOfItsRecordAndChangeByItsFile(t *testing.T) {
+	h := newHost(t)
+	device := h.loop("v")
+	path := h.folder("target/raw")
+	err := h.records.Add(t.Context(), path, directvolume.Record{
+		VolumeType: directvolume.VolumeTypeBlock, Device: h.device("v"),
+		Metadata: map[string]string{directvolume.MetadataLimits: "iops=100"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.set.AttachRaw(t.Context(), "c1", device, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.theLimits(); got.IOPS != 100 {
+		t.Errorf("plugged with %+v", got)
+	}
+	// The driver knows the image, the machine has the loop device.
+	if err := h.set.Throttle(t.Context(), h.device("v"), directvolume.Limits{WriteIOPS: 50}); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.theLimits(); got != (vm.DiskLimits{WriteIOPS: 50}) {
+		t.Errorf("has %+v", got)
+	}
+}
