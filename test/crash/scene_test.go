@@ -19,14 +19,19 @@ type scene struct {
 	volume *kubelet.Volume
 	before []string // what is on the node without any pod
 
-	uid       string
-	pod       *lab.Pod
-	container *lab.Container
+	uid         string
+	annotations map[string]string // of the pod
+	pod         *lab.Pod
+	container   *lab.Container
 }
 
 func newScene(t *testing.T, flavour lab.Flavour) *scene {
 	t.Helper()
-	n := artifacts.Node(t, flavour)
+	return newSceneOn(t, artifacts.Node(t, flavour))
+}
+
+func newSceneOn(t *testing.T, n *kubelet.Node) *scene {
+	t.Helper()
 	s := &scene{node: n, volume: n.Volume("pvc-crash", 1<<30, "ext4")}
 	must(t, s.volume.Create(t.Context()))
 	must(t, s.volume.Stage(t.Context()))
@@ -47,7 +52,7 @@ func (s *scene) close(t *testing.T) {
 
 func (s *scene) boot(ctx context.Context) (err error) {
 	s.pod, err = s.node.Lab.RunPod(ctx, lab.PodSpec{
-		Name: "pod", Handler: kubelet.Handler, UID: s.uid, Privileged: true,
+		Name: "pod", Handler: kubelet.Handler, UID: s.uid, Privileged: true, Annotations: s.annotations,
 	})
 	return err
 }

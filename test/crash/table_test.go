@@ -26,6 +26,12 @@ type victim struct {
 	// reason is in the error of what was under way, or in containerd's log: one of several, separated by "|". "" is for
 	// one that takes it along.
 	reason string
+	// arm, if not nil, is called before the moment, where there is a machine by then, and kill is nil: it gets ready what
+	// needs time. atBoot are the pod's annotations that have it die while the machine boots.
+	arm    func(*testing.T, *scene) (kill func() error)
+	atBoot map[string]string
+	// patience is how long its end may take to be seen; noticeLimit if 0.
+	patience time.Duration
 	// survived says that the pod does not die of it.
 	survived bool
 }
@@ -126,7 +132,11 @@ func (s *scene) play(t *testing.T, m moment, v victim) {
 			_ = s.volume.Unpublish(ctx, s.uid)
 		}
 	}()
-	s.uid, s.pod, s.container = uuid.NewString(), nil, nil
+	s.uid, s.pod, s.container, s.annotations = uuid.NewString(), nil, nil, nil
+	if m.name == moments[0].name {
+		s.annotations = v.atBoot
+	}
+	patience := max(v.patience, noticeLimit)
 	must(t, s.volume.Publish(t.Context(), s.uid))
 	if m.name != moments[0].name {
 		must(t, s.boot(t.Context()))
@@ -134,26 +144,33 @@ func (s *scene) play(t *testing.T, m moment, v victim) {
 	if m.container {
 		must(t, s.create(t.Context()))
 	}
+	kill := func() error { return nil } // it comes to its end by itself
+	switch {
+	case v.arm == nil:
+		kill = func() error { return v.kill(t.Context(), s) }
+	case s.pod != nil:
+		kill = v.arm(t, s)
+	}
 	logged := len(s.node.Lab.Containerd().Said())
 
 	under := make(chan error, 1)
 	go func() { under <- m.do(s, t.Context()) }()
 	must(t, m.until(s, t.Context()))
-	must(t, v.kill(t.Context(), s))
+	must(t, kill())
 	began := time.Now()
 	var text string
 	select {
 	case err := <-under:
 		text = fmt.Sprint(err)
 		t.Logf("%s ended after %s: %.300v", m.name, time.Since(began).Round(time.Millisecond), err)
-	case <-time.After(noticeLimit):
-		t.Fatalf("%s has not ended %s after the death of %s", m.name, noticeLimit, v.name)
+	case <-time.After(patience):
+		t.Fatalf("%s has not ended %s after the death of %s", m.name, patience, v.name)
 	}
 	if v.survived {
 		must(t, s.node.Lab.StartContainerd(t.Context()))
 		s.checkAlive(t, m)
 	} else {
-		s.checkFailed(t, m)
+		s.checkFailed(t, m, patience)
 		if said := s.node.Lab.Containerd().Said()[logged:]; !saysOneOf(said+text, v.reason) {
 			t.Errorf("neither the error nor containerd's log says %q:\n%s", v.reason, said)
 		}
@@ -168,9 +185,9 @@ func saysOneOf(text, reasons string) bool {
 }
 
 // checkFailed waits until the pod, if there is one still, is reported failed.
-func (s *scene) checkFailed(t *testing.T, m moment) {
+func (s *scene) checkFailed(t *testing.T, m moment, patience time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), noticeLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for s.pod != nil && m.name != "the deletion" {
 		status, err := s.node.Lab.CRI().PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: s.pod.ID})

@@ -69,7 +69,8 @@ func drain(from net.Conn, to *lines) {
 func (r *running) reason() error {
 	switch r.watch.shutdownReason() {
 	case "guest-shutdown":
-		return errors.New("the guest powered itself off")
+		// An agent that cannot go on says why before it does this.
+		return fmt.Errorf("the guest powered itself off; its last words: %q", r.console.lastWords(quoted))
 	case "guest-reset", "guest-panic":
 		if words := r.console.before("Kernel panic", quoted); words != "" {
 			return fmt.Errorf("the guest's kernel panicked: %s", words)
