@@ -107,7 +107,7 @@ func (c *Console) start(r Request, g *group) (*process.Process, error) {
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/", "PS1=guest:$PWD# "}, r.Env...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	g.hold(cmd.SysProcAttr)
-	streams, ends, err := open(r.Terminal)
+	streams, ends, err := open(r)
 	if err != nil {
 		return nil, err
 	}
@@ -121,15 +121,11 @@ func (c *Console) start(r Request, g *group) (*process.Process, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrStart, err), streams.Close())
 	}
-	p := process.New(child, streams)
-	if r.Terminal && r.Rows > 0 && r.Columns > 0 {
-		_ = p.Resize(r.Rows, r.Columns) // it has another size then
-	}
-	return p, nil
+	return process.New(child, streams), nil
 }
 
-func open(terminal bool) (*process.Streams, process.Ends, error) {
-	if !terminal {
+func open(r Request) (*process.Streams, process.Ends, error) {
+	if !r.Terminal {
 		return process.NewPipes(process.DefaultPipeSize)
 	}
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
@@ -139,6 +135,10 @@ func open(terminal bool) (*process.Streams, process.Ends, error) {
 	slave, err := slaveOf(master)
 	if err != nil {
 		return nil, process.Ends{}, errors.Join(fmt.Errorf("make a terminal: %w", err), master.Close())
+	}
+	if r.Rows > 0 && r.Columns > 0 { // before a program looks
+		size := unix.Winsize{Row: r.Rows, Col: r.Columns}
+		_ = unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &size) // it has another size then
 	}
 	return process.NewTerminal(master), process.Ends{Stdin: slave}, nil
 }
