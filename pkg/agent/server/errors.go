@@ -14,6 +14,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/agent/guest"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agent/network"
+	"github.com/katadirect/katadirect/pkg/agent/ports"
 	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
 	"github.com/katadirect/katadirect/pkg/agent/storage"
@@ -36,6 +37,10 @@ var statusCodes = []struct {
 	{console.ErrNone, codes.NotFound},
 	{console.ErrMany, codes.ResourceExhausted},
 	{console.ErrStart, codes.InvalidArgument},
+	{ports.ErrPort, codes.InvalidArgument},
+	{ports.ErrRefused, codes.Unavailable},
+	{ports.ErrNone, codes.NotFound},
+	{ports.ErrMany, codes.ResourceExhausted},
 	{process.ErrNoTerminal, codes.FailedPrecondition},
 	{process.ErrStdinClosed, codes.FailedPrecondition},
 	{storage.ErrNotMounted, codes.NotFound},

@@ -14,6 +14,7 @@ func (s *Service) hungUp() {
 	if s.Console != nil {
 		s.Console.CloseAll()
 	}
+	s.ports.CloseAll()
 }
 
 // telling is a listener that tells when a connection has ended: what the host

@@ -46,7 +46,7 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 			StorageHandlers: storage.Drivers(),
 			SupportsSeccomp: true,
 			ExtraFeatures: []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze,
-				FeatureSubPath, FeatureDeviceRules, FeatureOutputInOrder},
+				FeatureSubPath, FeatureDeviceRules, FeatureOutputInOrder, FeaturePorts},
 		},
 	}
 	if s.Console != nil {

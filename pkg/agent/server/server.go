@@ -22,6 +22,7 @@ import (
 
 	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/network"
+	"github.com/katadirect/katadirect/pkg/agent/ports"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
 	"github.com/katadirect/katadirect/pkg/agent/server/express"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -41,7 +42,8 @@ type Service struct {
 	// answered.
 	End func()
 
-	bulk bulk
+	bulk  bulk
+	ports ports.Ports
 }
 
 // Server serves a Service on a listener.
@@ -64,6 +66,7 @@ func New(s *Service) (*Server, error) {
 	}
 	agentproto.RegisterAgentServiceService(t, s)
 	agentproto.RegisterVolumesService(t, volumes{s.Sandbox.Mounts})
+	agentproto.RegisterPortsService(t, portsService{&s.ports, s.PipeSize})
 	if s.Console != nil {
 		agentproto.RegisterConsoleService(t, consoleService{s.Console, s.PipeSize})
 	}

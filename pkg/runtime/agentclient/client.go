@@ -74,6 +74,7 @@ type Client struct {
 
 	health   agentproto.HealthService
 	console  agentproto.ConsoleService
+	ports    agentproto.PortsService
 	rpc      *ttrpc.Client
 	conn     *boundedConn
 	express  *express.Conn // before conn
@@ -100,6 +101,8 @@ func New(conn net.Conn, o Options) *Client {
 			"WaitProcess": 0, "GetOOMEvent": 0, "ReadStdout": 0, "ReadStderr": 0, "WriteStdin": 0,
 			// The debug console's, the same.
 			"Read": 0, "Write": 0, "Wait": 0,
+			// Those of connections to ports wait for whoever is at the other end.
+			"Dial": dialPortTimeout, "Receive": 0, "Send": 0,
 		},
 	}
 	c.conn = &boundedConn{Conn: conn, standing: o.Standing, log: o.Log}
@@ -109,6 +112,7 @@ func New(conn net.Conn, o Options) *Client {
 	c.AgentServiceService = agentproto.NewAgentServiceClient(c.rpc)
 	c.VolumesService = agentproto.NewVolumesClient(c.rpc)
 	c.console = agentproto.NewConsoleClient(c.rpc)
+	c.ports = agentproto.NewPortsClient(c.rpc)
 	c.health = agentproto.NewHealthClient(c.rpc)
 	return c
 }

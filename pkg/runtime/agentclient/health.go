@@ -31,6 +31,8 @@ type Features struct {
 	DeviceRules bool
 	// OutputInOrder: it answers reads of much output in the order they were asked for, whatever their ids.
 	OutputInOrder bool
+	// Ports: it has katadirect.ports.v1.Ports.
+	Ports bool
 }
 
 // Names under which the agent tells its features, in AgentDetails.extra_features.
@@ -43,6 +45,7 @@ const (
 	featureSubPath       = "katadirect.subpath"
 	featureDeviceRules   = "katadirect.device-rules"
 	featureOutputInOrder = "katadirect.output-in-order"
+	featurePorts         = "katadirect.ports"
 )
 
 // Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
@@ -67,6 +70,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		SubPath:       has(featureSubPath),
 		DeviceRules:   has(featureDeviceRules),
 		OutputInOrder: has(featureOutputInOrder),
+		Ports:         has(featurePorts),
 	}
 	return c.features, nil
 }

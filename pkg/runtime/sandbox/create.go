@@ -49,6 +49,7 @@ func Create(ctx context.Context, o Options) (_ *Sandbox, err error) {
 		{"reach the agent in the guest", s.reachAgent},
 		{"set up the network in the guest", s.setUpNetwork},
 		{"make the sandbox in the guest", s.makeSandbox},
+		{"forward the pod's localhost", s.forwardPorts},
 		{"listen for the management of volumes", s.listen},
 	} {
 		if err := step.do(ctx, o, &undo); err != nil {

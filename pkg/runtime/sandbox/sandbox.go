@@ -16,6 +16,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/runtime/config"
 	"github.com/katadirect/katadirect/pkg/runtime/management"
 	"github.com/katadirect/katadirect/pkg/runtime/network"
+	"github.com/katadirect/katadirect/pkg/runtime/portforward"
 	"github.com/katadirect/katadirect/pkg/runtime/share"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 	"github.com/katadirect/katadirect/pkg/runtime/volume"
@@ -39,6 +40,7 @@ type Sandbox struct {
 	console    *console
 	agent      *agentclient.Client
 	features   agentclient.Features
+	ports      *portforward.Forwarder // nil without
 	volumes    *volume.Set
 	size       size
 	management *management.Server

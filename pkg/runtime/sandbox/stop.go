@@ -40,7 +40,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("stop sandbox %s: %w", s.id, ctx.Err())
 	}
-	err := ignoreClosed(s.agent.Close())
+	err := errors.Join(s.ports.Close(), ignoreClosed(s.agent.Close()))
 	if waitErr := s.settle(ctx); waitErr != nil {
 		return fmt.Errorf("stop sandbox %s: %w", s.id, waitErr)
 	}

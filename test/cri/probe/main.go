@@ -5,6 +5,7 @@
 //	probe connect PATH   prints the answer
 //	probe hold PATH      locks the file for ever, and says "locked" when it has it
 //	probe lock PATH      tries to, and says "locked" or "busy"
+//	probe echo ADDRESS…  sends back what comes over TCP, and says "ready"
 package main
 
 import (
@@ -36,6 +37,8 @@ func run(what string, args []string) error {
 		return connect(args[0])
 	case "hold", "lock":
 		return lock(args[0], what == "hold")
+	case "echo":
+		return echo(args)
 	}
 	return fmt.Errorf("%s?", what)
 }
@@ -107,4 +110,29 @@ func lock(path string, hold bool) error {
 		return unix.Pause()
 	}
 	return nil
+}
+
+func echo(addresses []string) error {
+	failed := make(chan error)
+	for _, address := range addresses {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					failed <- err
+					return
+				}
+				go func() {
+					defer conn.Close()
+					_, _ = io.Copy(conn, conn)
+				}()
+			}
+		}()
+	}
+	fmt.Println("ready")
+	return <-failed
 }
