@@ -55,14 +55,20 @@ func (w *world) auditPool(s state) error {
 	for i, v := range s.volumes {
 		if v.exists {
 			want = append(want, w.ids[i])
-			errs = append(errs, w.auditImage(i, v))
+			errs = append(errs, auditImage(fmt.Sprintf("volume %d", i), w.image(i), v.sizeBytes, v.written))
+		}
+	}
+	for i, one := range s.snapshots {
+		if one.exists {
+			want = append(want, w.snaps[i])
+			errs = append(errs, auditImage(fmt.Sprintf("snapshot %d", i), filepath.Join(w.Pool(), w.snaps[i], "disk.img"), one.sizeBytes, one.written))
 		}
 	}
 	return errors.Join(append(errs, onlyThere("the pool", w.Pool(), want, ".lock"))...)
 }
 
-func (w *world) auditImage(i int, v volume) error {
-	f, err := os.Open(w.image(i))
+func auditImage(what, path string, sizeBytes int64, written map[int64]uint64) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
@@ -71,19 +77,19 @@ func (w *world) auditImage(i int, v volume) error {
 	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
 		return err
 	}
-	if stat.Size != v.sizeBytes {
-		return fmt.Errorf("volume %d has %d bytes, and should have %d", i, stat.Size, v.sizeBytes)
+	if stat.Size != sizeBytes {
+		return fmt.Errorf("%s has %d bytes, and should have %d", what, stat.Size, sizeBytes)
 	}
-	if len(v.written) == 0 && stat.Blocks != 0 {
-		return fmt.Errorf("nobody has written to volume %d, and %d blocks of it are there", i, stat.Blocks)
+	if len(written) == 0 && stat.Blocks != 0 {
+		return fmt.Errorf("nobody has written to %s, and %d blocks of it are there", what, stat.Blocks)
 	}
-	for at, mark := range v.written {
+	for at, mark := range written {
 		var data [8]byte
 		if _, err := f.ReadAt(data[:], at); err != nil {
-			return fmt.Errorf("volume %d at %d: %w", i, at, err)
+			return fmt.Errorf("%s at %d: %w", what, at, err)
 		}
 		if got := binary.LittleEndian.Uint64(data[:]); got != mark {
-			return fmt.Errorf("volume %d has %x at %d, and %x was written", i, got, at, mark)
+			return fmt.Errorf("%s has %x at %d, and %x was written", what, got, at, mark)
 		}
 	}
 	return nil

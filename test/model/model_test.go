@@ -36,7 +36,7 @@ const keptSeeds = "testdata/seeds"
 const (
 	worlds      = 4   // that are worked on at once
 	poolMiB     = 200 // less than all volumes may come to
-	fewestTried = 30  // sequences, on however busy a machine; an idle one makes thousands
+	fewestTried = 20  // sequences, on however busy a machine; an idle one makes thousands
 )
 
 type tests struct{ *testing.M }
@@ -111,6 +111,9 @@ func try(t *testing.T, w *world, seed uint64) (steps int) {
 		line := r.String()
 		for _, o := range outcomes {
 			said := o.answer.code.String()
+			if o.answer.code != codes.OK {
+				said += ": " + o.answer.text
+			}
 			if o.answer.unknown {
 				said = "no answer"
 			}
@@ -258,7 +261,11 @@ func ends(v int) []step {
 	for staging := range stagingPaths {
 		all = append(all, step{kind: unstage, volume: v, staging: staging})
 	}
-	return append(all, step{kind: remove, volume: v})
+	all = append(all, step{kind: detach, volume: v}, step{kind: remove, volume: v})
+	for n := range snapshotNames {
+		all = append(all, step{kind: dropSnap, snapshot: n})
+	}
+	return all
 }
 
 func describeStates(all []state) string {
@@ -267,8 +274,13 @@ func describeStates(all []state) string {
 		var one []string
 		for i, v := range s.volumes {
 			if v.exists {
-				one = append(one, fmt.Sprintf("%d: %dM raw:%t staged:%t@%d ro:%t published:%t@%d ro:%t sandbox:%d",
-					i, v.sizeBytes/mib, v.raw, v.staged, v.stagedAt, v.stagedToRead, v.published, v.target, v.publishedToRead, v.sandbox))
+				one = append(one, fmt.Sprintf("%d: %dM raw:%t source:%d attached:%t staged:%t@%d ro:%t published:%t@%d ro:%t sandbox:%d",
+					i, v.sizeBytes/mib, v.raw, v.source, v.attached, v.staged, v.stagedAt, v.stagedToRead, v.published, v.target, v.publishedToRead, v.sandbox))
+			}
+		}
+		for i, v := range s.snapshots {
+			if v.exists {
+				one = append(one, fmt.Sprintf("snapshot %d: %dM raw:%t of %d", i, v.sizeBytes/mib, v.raw, v.source))
 			}
 		}
 		text = append(text, strings.Join(one, "; "))

@@ -37,6 +37,11 @@ func orders(before state, outcomes []outcome, poolBytes int64) []state {
 				if contended(o.step, outcomes) {
 					place(s, rest)
 				}
+			case (o.answer.code == codes.ResourceExhausted || o.step.kind == capacity && o.answer.code == codes.OK) &&
+				crowded(o.step, outcomes):
+				place(s, rest)
+			case (o.answer.code == codes.Unavailable || o.answer.code == codes.Canceled) && givenUp(o.step, outcomes):
+				place(s, rest)
 			default:
 				if after, allowed := s.apply(o.step, o.answer, poolBytes); allowed {
 					place(after, rest)
@@ -50,10 +55,13 @@ func orders(before state, outcomes []outcome, poolBytes int64) []state {
 
 // carriedOut is the state after a step that was carried out and not answered.
 func carriedOut(s state, step step, poolBytes int64) (state, bool) {
-	if step.kind == list || step.kind == capacity {
+	if step.kind == list || step.kind == listSnaps || step.kind == capacity {
 		return s, false // it would have changed nothing
 	}
 	got := answer{code: codes.OK, sizeBytes: step.sizeBytes}
+	if step.kind == snap {
+		got.sizeBytes = s.volumes[step.volume].sizeBytes
+	}
 	return s.apply(step, got, poolBytes)
 }
 
@@ -71,13 +79,45 @@ func contended(of step, outcomes []outcome) bool {
 	return others > 1 // itself is one
 }
 
+// crowded reports whether another step may have had the room that a step did not find, only for a while: a copy needs
+// more until it is made, and what fails in the end gives its room back.
+func crowded(of step, outcomes []outcome) bool {
+	others := 0
+	for _, o := range outcomes {
+		switch o.step.kind {
+		case create, clone, restore, snap, grow:
+			if o.step != of {
+				others++
+			}
+		}
+	}
+	return others > 0
+}
+
+// givenUp reports whether another step deletes what this one may have been copying.
+func givenUp(of step, outcomes []outcome) bool {
+	for _, o := range outcomes {
+		switch {
+		case of.kind == snap && o.step.kind == dropSnap && o.step.snapshot == of.snapshot,
+			(of.kind == clone || of.kind == restore) && o.step.kind == remove && o.step.volume == of.volume:
+			return true
+		}
+	}
+	return false
+}
+
 // same reports whether two states that came from one are alike. Marks are not compared: they are written one by one.
 func same(a, b state) bool {
 	for i := range a.volumes {
 		x, y := a.volumes[i], b.volumes[i]
-		sameMarks := (x.written == nil) == (y.written == nil)
-		x.written, y.written = nil, nil
+		sameMarks := len(x.written) == len(y.written)
 		if !sameMarks || !sameVolume(x, y) {
+			return false
+		}
+	}
+	for i := range a.snapshots {
+		x, y := a.snapshots[i], b.snapshots[i]
+		if x.exists != y.exists || x.source != y.source || x.sizeBytes != y.sizeBytes || len(x.written) != len(y.written) {
 			return false
 		}
 	}
@@ -85,7 +125,8 @@ func same(a, b state) bool {
 }
 
 func sameVolume(a, b volume) bool {
-	return a.exists == b.exists && a.raw == b.raw && a.sizeBytes == b.sizeBytes &&
+	return a.exists == b.exists && a.raw == b.raw && a.sizeBytes == b.sizeBytes && a.source == b.source &&
+		a.attached == b.attached && a.attachedToRead == b.attachedToRead &&
 		a.staged == b.staged && a.stagedAt == b.stagedAt && a.stagedToRead == b.stagedToRead &&
 		a.published == b.published && a.target == b.target && a.publishedToRead == b.publishedToRead && a.sandbox == b.sandbox
 }

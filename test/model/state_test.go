@@ -9,14 +9,35 @@ import (
 
 // state is what the model says there is. Volumes are known by their number; one that does not exist is the zero volume.
 type state struct {
-	volumes [volumeNames]volume
+	volumes   [volumeNames]volume
+	snapshots [snapshotNames]snapshot
 }
+
+// snapshot is one snapshot in the model.
+type snapshot struct {
+	exists    bool
+	source    int // number of the volume it is of, which may be gone or another one by now
+	raw       bool
+	sizeBytes int64
+	written   map[int64]uint64 // by the time it was taken
+}
+
+// What a volume can be made from.
+const (
+	fromNothing  = 0
+	fromVolume   = 1               // and the volume's number
+	fromSnapshot = 1 + volumeNames // and the snapshot's number
+)
 
 // volume is one volume in the model.
 type volume struct {
 	exists    bool
 	raw       bool // a raw block volume
 	sizeBytes int64
+	source    int // fromNothing, fromVolume or fromSnapshot
+
+	attached       bool
+	attachedToRead bool
 
 	staged       bool
 	stagedAt     int // number of the staging path
@@ -37,8 +58,9 @@ type volume struct {
 type answer struct {
 	code      codes.Code
 	sizeBytes int64   // of a volume that was made, grown or described
-	listed    []int64 // of a list: the size of each volume there is by its number, -1 for none
+	listed    []int64 // of a list: the size of each volume or snapshot there is by its number, -1 for none
 	unknown   bool    // the driver was killed before it answered
+	text      string  // of an error, for people
 }
 
 // at returns the volume that is published at a target, and whether there is one.
@@ -60,11 +82,26 @@ func (s *state) committedBytes() int64 {
 	return sum
 }
 
+// snapshotBytes is more than any snapshot here takes: some marks.
+const snapshotBytes = mib
+
+// takenBySnapshots is the most that snapshots may take.
+func (s *state) takenBySnapshots() int64 {
+	var sum int64
+	for _, one := range s.snapshots {
+		if one.exists {
+			sum += snapshotBytes
+		}
+	}
+	return sum
+}
+
 // fits says whether the pool must take so many bytes more, and whether it must not. In between it may do either: the
 // model does not know what the driver books for maps and folders.
 func (s *state) fits(moreBytes, poolBytes int64) (must, mustNot bool) {
 	after := s.committedBytes() + moreBytes
-	return after+after/512+volumeNames*(256<<10) <= poolBytes-poolReserve, after > poolBytes
+	most := after + after/512 + volumeNames*(256<<10) + s.takenBySnapshots()
+	return most <= poolBytes-poolReserve, after > poolBytes
 }
 
 // apply returns the state after a step that was answered so, and whether the model allows that answer.
@@ -90,20 +127,95 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		}
 		return done(change)
 	}
+	// again is for a create of what exists.
+	again := func(source int) (state, bool) {
+		if v.raw != step.raw || v.sizeBytes < step.sizeBytes || v.source != source {
+			return refused(codes.AlreadyExists)
+		}
+		after, allowed := done(nothing)
+		return after, allowed && got.sizeBytes == v.sizeBytes
+	}
+	// from is for a create of a volume that holds something.
+	from := func(source int, exists, raw bool, sizeBytes int64, written map[int64]uint64) (state, bool) {
+		switch {
+		case v.exists:
+			return again(source)
+		case !exists:
+			return refused(codes.NotFound)
+		case raw != step.raw:
+			return refused(codes.InvalidArgument)
+		case step.sizeBytes < sizeBytes:
+			return refused(codes.OutOfRange)
+		}
+		return space(step.sizeBytes, func() {
+			*v = volume{exists: true, raw: raw, sizeBytes: step.sizeBytes, source: source, written: written}
+		})
+	}
 	switch step.kind {
+	case clone:
+		o := s.volumes[step.other]
+		if must, _ := s.fits(step.sizeBytes, poolBytes); !v.exists && o.restless() && o.raw == step.raw && step.sizeBytes >= o.sizeBytes {
+			return s, got.code == codes.FailedPrecondition || got.code == codes.ResourceExhausted && !must
+		}
+		return from(fromVolume+step.other, o.exists, o.raw, o.sizeBytes, o.written)
+	case restore:
+		o := s.snapshots[step.snapshot]
+		return from(fromSnapshot+step.snapshot, o.exists, o.raw, o.sizeBytes, o.written)
+	case snap:
+		one := &s.snapshots[step.snapshot]
+		switch {
+		case one.exists && one.source != step.volume:
+			return refused(codes.AlreadyExists)
+		case one.exists:
+			after, allowed := done(nothing)
+			return after, allowed && got.sizeBytes == one.sizeBytes
+		case !v.exists:
+			return refused(codes.NotFound)
+		}
+		// While it is copied it may need as much room as the volume, and then only what is in it.
+		if must, _ := s.fits(v.sizeBytes, poolBytes); got.code == codes.ResourceExhausted {
+			return s, !must
+		}
+		if v.restless() {
+			return refused(codes.FailedPrecondition)
+		}
+		after, allowed := done(func() {
+			*one = snapshot{exists: true, source: step.volume, raw: v.raw, sizeBytes: v.sizeBytes, written: v.written}
+		})
+		return after, allowed && (got.code != codes.OK || got.sizeBytes == v.sizeBytes)
+	case dropSnap:
+		return done(func() { s.snapshots[step.snapshot] = snapshot{} })
+	case listSnaps:
+		after, allowed := done(nothing)
+		return after, allowed && slices.Equal(got.listed, s.snapshotSizes())
+	case attach:
+		switch {
+		case !v.exists:
+			return refused(codes.NotFound)
+		case v.attached && v.attachedToRead != step.readOnly:
+			return refused(codes.AlreadyExists)
+		}
+		return done(func() { v.attached, v.attachedToRead = true, step.readOnly })
+	case detach:
+		if v.attached && (v.staged || v.published) {
+			return refused(codes.FailedPrecondition)
+		}
+		return done(func() { v.attached, v.attachedToRead = false, false })
+	case modify:
+		if !v.exists {
+			return refused(codes.NotFound)
+		}
+		return done(nothing)
 	case create:
 		switch {
-		case v.exists && (v.raw != step.raw || v.sizeBytes < step.sizeBytes):
-			return refused(codes.AlreadyExists)
 		case v.exists:
-			after, allowed := done(nothing)
-			return after, allowed && got.sizeBytes == v.sizeBytes
+			return again(fromNothing)
 		}
 		return space(step.sizeBytes, func() {
 			*v = volume{exists: true, raw: step.raw, sizeBytes: step.sizeBytes}
 		})
 	case remove:
-		if v.staged || v.published {
+		if v.attached || v.staged || v.published {
 			return refused(codes.FailedPrecondition)
 		}
 		return done(func() { *v = volume{} })
@@ -184,7 +296,7 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 	case capacity:
 		after, allowed := done(nothing)
 		atMost := max(0, poolBytes-s.committedBytes())
-		atLeast := atMost - atMost/512 - s.committedBytes()/512 - volumeNames*(256<<10) - poolReserve
+		atLeast := atMost - atMost/512 - s.committedBytes()/512 - volumeNames*(256<<10) - s.takenBySnapshots() - poolReserve
 		if atLeast < smallest {
 			atLeast = 0
 		}
@@ -239,6 +351,21 @@ func (s *state) sizes() []int64 {
 	}
 	return sizes
 }
+
+func (s *state) snapshotSizes() []int64 {
+	sizes := make([]int64, snapshotNames)
+	for i, one := range s.snapshots {
+		sizes[i] = -1
+		if one.exists {
+			sizes[i] = one.sizeBytes
+		}
+	}
+	return sizes
+}
+
+// restless is a raw device in use on the host: nobody can hold it still while it is copied, and the pool here has no
+// reflinks to copy it in an instant.
+func (v volume) restless() bool { return v.raw && v.staged && v.sandbox == 0 }
 
 // placeOf is where in the volume a step writes its mark.
 func (v volume) placeOf(s step) int64 { return s.place % (v.sizeBytes / markEvery) * markEvery }

@@ -8,10 +8,11 @@ import (
 
 // How much there is of everything: little, so that steps meet.
 const (
-	volumeNames  = 5
-	targets      = 4
-	stagingPaths = 2 // of each volume
-	sandboxes    = 3 // numbered from 1
+	volumeNames   = 5
+	snapshotNames = 3
+	targets       = 4
+	stagingPaths  = 2 // of each volume
+	sandboxes     = 3 // numbered from 1
 
 	mib         = int64(1) << 20
 	smallest    = 16 * mib // volume
@@ -37,6 +38,14 @@ const (
 	health
 	list
 	capacity
+	clone
+	snap
+	dropSnap
+	restore
+	listSnaps
+	attach
+	detach
+	modify
 	claim
 	release
 	die
@@ -46,7 +55,9 @@ const (
 var kindNames = [...]string{
 	"CreateVolume", "DeleteVolume", "NodeStageVolume", "NodeUnstageVolume", "NodePublishVolume", "NodeUnpublishVolume",
 	"NodeExpandVolume", "ControllerExpandVolume", "NodeGetVolumeStats", "ControllerGetVolume", "ValidateVolumeCapabilities",
-	"NodeGetVolumeHealth", "ListVolumes", "GetCapacity", "claim", "release", "die", "write",
+	"NodeGetVolumeHealth", "ListVolumes", "GetCapacity", "CreateVolume from a volume", "CreateSnapshot", "DeleteSnapshot",
+	"CreateVolume from a snapshot", "ListSnapshots", "ControllerPublishVolume", "ControllerUnpublishVolume",
+	"ControllerModifyVolume", "claim", "release", "die", "write",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -54,13 +65,15 @@ func (k kind) String() string { return kindNames[k] }
 // weights are how often each kind is drawn.
 var weights = map[kind]int{
 	create: 12, remove: 7, stage: 12, unstage: 7, publish: 14, unpublish: 9, grow: 6, askGrow: 2, stats: 3, describe: 2,
-	validate: 1, health: 2, list: 3, capacity: 2, claim: 10, release: 4, die: 3, write: 10,
+	validate: 1, health: 2, list: 3, capacity: 2, clone: 4, snap: 9, dropSnap: 4, restore: 6, listSnaps: 2, attach: 3, detach: 4, modify: 2, claim: 10, release: 4, die: 3, write: 10,
 }
 
 // step is one thing that is done. Fields that its kind does not need mean nothing.
 type step struct {
 	kind      kind
 	volume    int
+	other     int // volume to clone
+	snapshot  int
 	raw       bool // asks for, or treats the volume as, a raw block volume
 	sizeBytes int64
 	readOnly  bool
@@ -72,16 +85,23 @@ type step struct {
 }
 
 func (s step) String() string {
-	return fmt.Sprintf("%v{volume:%d raw:%t size:%dM ro:%t staging:%d target:%d sandbox:%d}",
-		s.kind, s.volume, s.raw, s.sizeBytes/mib, s.readOnly, s.staging, s.target, s.sandbox)
+	return fmt.Sprintf("%v{volume:%d other:%d snapshot:%d raw:%t size:%dM ro:%t staging:%d target:%d sandbox:%d}",
+		s.kind, s.volume, s.other, s.snapshot, s.raw, s.sizeBytes/mib, s.readOnly, s.staging, s.target, s.sandbox)
 }
 
 // locks are what the step holds while it runs: another one that needs one of them meanwhile is ABORTED.
 func (s step) locks() []string {
 	v, t := fmt.Sprintf("volume %d", s.volume), fmt.Sprintf("target %d", s.target)
+	from := fmt.Sprintf("snapshot %d", s.snapshot)
 	switch s.kind {
-	case create, remove, stage, unstage, grow, askGrow:
+	case create, remove, stage, unstage, grow, askGrow, attach, detach, modify:
 		return []string{v}
+	case clone:
+		return []string{v, fmt.Sprintf("volume %d", s.other)}
+	case snap, restore:
+		return []string{v, from}
+	case dropSnap:
+		return []string{from}
 	case publish, unpublish:
 		return []string{v, t}
 	}
@@ -153,7 +173,7 @@ func life(random *rand.Rand, raw [volumeNames]bool) []round {
 	first := draw(random, raw)
 	first.kind, first.readOnly, first.staging, first.raw = create, false, 0, raw[first.volume]
 	var all []round
-	for _, k := range []kind{create, stage, publish, claim, write} {
+	for _, k := range []kind{create, stage, publish, claim, write, snap} {
 		s := first
 		s.kind = k
 		all = append(all, round{steps: []step{s}})
@@ -164,6 +184,8 @@ func life(random *rand.Rand, raw [volumeNames]bool) []round {
 func draw(random *rand.Rand, raw [volumeNames]bool) step {
 	s := step{
 		volume:    random.IntN(volumeNames),
+		other:     random.IntN(volumeNames),
+		snapshot:  random.IntN(snapshotNames),
 		sizeBytes: []int64{16, 24, 40, 64, 96}[random.IntN(5)] * mib,
 		readOnly:  random.IntN(6) == 0,
 		target:    random.IntN(targets),

@@ -5,13 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -35,7 +35,8 @@ type world struct {
 	csi.NodeClient
 
 	ids       [volumeNames]string
-	poolBytes int64 // what the empty pool has room for
+	snaps     [snapshotNames]string // ids of the snapshots
+	poolBytes int64                 // what the empty pool has room for
 	store     *directvolume.Store
 
 	mu        sync.Mutex
@@ -58,6 +59,9 @@ func newWorld(t *testing.T, dir string) *world {
 	for i := range w.ids {
 		w.ids[i] = "kd-" + hash(csinode.NodeID, 8) + "-" + hash(name(i), 32)
 	}
+	for i := range w.snaps {
+		w.snaps[i] = "ks-" + hash(csinode.NodeID, 8) + "-" + hash(snapshotName(i), 32)
+	}
 	for target := range targets {
 		if err := os.MkdirAll(filepath.Dir(w.target(target)), 0o750); err != nil {
 			t.Fatal(err)
@@ -77,6 +81,8 @@ func newWorld(t *testing.T, dir string) *world {
 }
 
 func name(volume int) string { return fmt.Sprintf("pvc-%d", volume) }
+
+func snapshotName(n int) string { return fmt.Sprintf("snap-%d", n) }
 
 func hash(s string, digits int) string {
 	sum := sha256.Sum256([]byte(s))
@@ -112,10 +118,11 @@ func (w *world) do(s step, before state) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	if !s.isCall() {
-		return answer{code: codeOf(w.act(ctx, s, before))}
+		err := w.act(ctx, s, before)
+		return answer{code: codeOf(err), text: fmt.Sprint(err)}
 	}
 	got, err := w.call(ctx, s)
-	got.code = status.Code(err)
+	got.code, got.text = status.Code(err), status.Convert(err).Message()
 	return got
 }
 
@@ -128,9 +135,10 @@ func (w *world) call(ctx context.Context, s step) (answer, error) {
 		mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
 	}
 	switch s.kind {
-	case create:
+	case create, clone, restore:
 		r, err := w.CreateVolume(ctx, &csi.CreateVolumeRequest{
 			Name: name(s.volume), CapacityRange: size, VolumeCapabilities: []*csi.VolumeCapability{capability(s, writer)},
+			VolumeContentSource: w.source(s),
 		})
 		if err == nil && r.GetVolume().GetVolumeId() != id {
 			err = status.Errorf(codes.Internal, "the volume's id is %s, not %s", r.GetVolume().GetVolumeId(), id)
@@ -181,11 +189,65 @@ func (w *world) call(ctx context.Context, s step) (answer, error) {
 		return answer{}, err
 	case list:
 		return w.list(ctx)
+	case snap:
+		r, err := w.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: snapshotName(s.snapshot), SourceVolumeId: id})
+		if got := r.GetSnapshot(); err == nil && (got.GetSnapshotId() != w.snaps[s.snapshot] || got.GetSourceVolumeId() != id || !got.GetReadyToUse()) {
+			err = status.Errorf(codes.Internal, "the snapshot is %v", got)
+		}
+		return answer{sizeBytes: r.GetSnapshot().GetSizeBytes()}, err
+	case dropSnap:
+		_, err := w.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: w.snaps[s.snapshot]})
+		return answer{}, err
+	case listSnaps:
+		return w.listSnapshots(ctx)
+	case attach:
+		_, err := w.ControllerPublishVolume(ctx, &csi.ControllerPublishVolumeRequest{
+			VolumeId: id, NodeId: csinode.NodeID, VolumeCapability: capability(s, writer), Readonly: s.readOnly,
+		})
+		return answer{}, err
+	case detach:
+		_, err := w.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: csinode.NodeID})
+		return answer{}, err
+	case modify:
+		_, err := w.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
+			VolumeId: id, MutableParameters: map[string]string{"katadirect.io/iops": fmt.Sprint(1000 + s.mark%1000)},
+		})
+		return answer{}, err
 	case capacity:
 		r, err := w.GetCapacity(ctx, &csi.GetCapacityRequest{})
 		return answer{sizeBytes: r.GetAvailableCapacity()}, err
 	}
 	panic(s.kind)
+}
+
+func (w *world) source(s step) *csi.VolumeContentSource {
+	switch s.kind {
+	case clone:
+		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: w.ids[s.other]}}}
+	case restore:
+		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: w.snaps[s.snapshot]}}}
+	}
+	return nil
+}
+
+func (w *world) listSnapshots(ctx context.Context) (answer, error) {
+	got := answer{}
+	for range w.snaps {
+		got.listed = append(got.listed, -1)
+	}
+	r, err := w.ListSnapshots(ctx, &csi.ListSnapshotsRequest{})
+	for _, e := range r.GetEntries() {
+		i := slices.Index(w.snaps[:], e.GetSnapshot().GetSnapshotId())
+		if i < 0 {
+			return got, status.Errorf(codes.Internal, "the list has a snapshot that nobody has taken: %v", e)
+		}
+		if e.GetSnapshot().GetReadyToUse() { // one in the making is none yet
+			got.listed[i] = e.GetSnapshot().GetSizeBytes()
+		}
+	}
+	return got, err
 }
 
 // list lists all volumes at once: pages would not be of one moment.
@@ -279,14 +341,7 @@ func (w *world) run(n int) (*sandbox, error) {
 	if err != nil {
 		return nil, errors.Join(err, lease.Close())
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc(directvolume.PathResize, func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc(directvolume.PathStats, func(rw http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(rw).Encode(directvolume.VolumeStats{Usage: []directvolume.VolumeUsage{
-			{Total: 1000, Used: 400, Available: 600, Unit: directvolume.UnitBytes},
-		}})
-	})
-	box.lease, box.server = lease, &http.Server{Handler: mux}
+	box.lease, box.server = lease, &http.Server{Handler: management()}
 	go box.server.Serve(listener)
 	w.running[n] = box
 	return box, nil
