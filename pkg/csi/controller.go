@@ -8,6 +8,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 )
@@ -16,6 +17,7 @@ import (
 type controller struct {
 	csi.UnimplementedControllerServer
 	pool     *pool.Pool
+	loops    *loop.Devices
 	staged   *stage.Store
 	records  records
 	jobs     *jobs
@@ -124,6 +126,9 @@ func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeReques
 		return nil, err
 	}
 	if err := c.checkUnused(ctx, id); err != nil {
+		return nil, err
+	}
+	if err := c.detachLeftover(ctx, id); err != nil {
 		return nil, err
 	}
 	if err := c.pool.Delete(ctx, id); err != nil {

@@ -95,7 +95,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		copies    = newJobs(held, c.Log)
 	)
 	control := &controller{
-		pool: volumes, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
+		pool: volumes, loops: loops, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
 		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, log: c.Log},
 	}
 	inlineVolumes{volumes, found, c.Log}.sweep(ctx)

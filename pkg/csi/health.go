@@ -58,7 +58,7 @@ func (n *node) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHeal
 			return nil, err
 		}
 	}
-	problems, err := n.checkup.volume(ctx, id)
+	problems, err := n.checkup.volume(ctx, n.poolID(id))
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,10 @@ func TestAnInlineVolumeLivesAsLongAsItsPod(t *testing.T) {
 	if err != nil || usage.GetUsage()[0].GetTotal() != 2*gib {
 		t.Errorf("stats: %v, %v", usage, err)
 	}
+	healthy, err := h.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: i.handle, VolumePublishPath: i.target})
+	if err != nil || healthy.GetVolumeHealth().GetVolumeId() != i.handle {
+		t.Errorf("health: %v, %v", healthy, err)
+	}
 	for range 2 {
 		must(t, i.unpublish())
 	}

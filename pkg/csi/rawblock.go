@@ -136,6 +136,19 @@ func (n *node) isDeviceOf(ctx context.Context, id, path string) bool {
 	return err == nil && device.Number == stat.Rdev
 }
 
+// detachLeftover takes away a loop device that a volume which is to be deleted still has, though nobody has staged it.
+// One that somebody uses, or has made, is a use of the volume that no record speaks of.
+func (c *controller) detachLeftover(ctx context.Context, id string) error {
+	v, err := c.pool.Get(ctx, id)
+	if err != nil {
+		return nil // there is no image that could have one
+	}
+	if _, err := c.loops.Find(ctx, v.ImagePath); err != nil && !errors.Is(err, loop.ErrNoDevice) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return c.loops.Detach(ctx, v.ImagePath)
+}
+
 // sweepLoops detaches what a driver that was killed has attached and nobody has staged.
 func sweepLoops(ctx context.Context, loops *loop.Devices, staged *stage.Store) error {
 	return loops.Sweep(ctx, func(id string) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -341,6 +342,35 @@ func TestAStagedDeviceThatIsInUseStays(t *testing.T) {
 	must(t, holder.Close())
 	must(t, v.unstage())
 	must(t, v.delete())
+}
+
+// A loop device that no staged volume speaks of: left by a rollback that failed, made by a person, or in use by somebody
+// whom this driver has forgotten.
+func TestAVolumeWithALoopDeviceIsDeletedOnlyWhenNobodyUsesIt(t *testing.T) {
+	for name, change := range map[string][]func(*csi.VolumeCapability){"raw": {asBlock}, "mounted": nil} {
+		t.Run(name, func(t *testing.T) {
+			h := newBlockHost(t)
+			v := h.create("pvc", change...)
+			left, err := loop.New(h.path("pool"), nil).Attach(t.Context(), v.image(), false)
+			must(t, err)
+			holder, err := os.OpenFile(left.Path, os.O_RDWR|unix.O_EXCL, 0)
+			must(t, err)
+			refused(t, v.delete(), codes.FailedPrecondition, left.Path)
+			must(t, holder.Close())
+			must(t, v.delete())
+			if devices := h.loopDevices(); len(devices) > 0 {
+				t.Errorf("left: %v", devices)
+			}
+
+			v = h.create("foreign", change...)
+			out, err := exec.Command("losetup", "--find", "--show", v.image()).Output()
+			must(t, err)
+			device := strings.TrimSpace(string(out))
+			refused(t, v.delete(), codes.FailedPrecondition, device)
+			must(t, exec.Command("losetup", "--detach", device).Run())
+			must(t, v.delete())
+		})
+	}
 }
 
 func TestTheSizeOfARawBlockVolumeIsKnownWithoutAGuest(t *testing.T) {

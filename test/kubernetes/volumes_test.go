@@ -26,6 +26,8 @@ var scenarios = map[string]func(t *testing.T, c *kube){
 	"a raw block volume in a machine":                   rawBlockInAMachine,
 	"a raw block volume that is read-only":              readOnlyRawBlock,
 	"a raw block volume is one pod's":                   rawBlockIsOnePods,
+	"a volume grown while nobody has it":                grownWhileNobodyHasIt,
+	"a mounted volume is one pod's":                     mountedIsOnePods,
 	"an inline volume in a machine":                     inlineInAMachine,
 	"an inline volume that cannot be is told to people": inlineThatCannotBe,
 }

@@ -46,6 +46,14 @@ func fileIDOf(file *os.File) (fileID, error) {
 	return fileID{dev: stat.Dev, ino: stat.Ino}, nil
 }
 
+func syncImage(path string) error {
+	file, err := openImage(path, true)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
 // bound is a loop device that has a file, held open. As long as it is, the device keeps that file.
 type bound struct {
 	number int
@@ -186,21 +194,41 @@ func (b *bound) waitUnbound(ctx context.Context) error {
 	}
 }
 
-// boundNumbers lists the loop devices that have a file, as the kernel tells: those alone have a folder "loop".
-func boundNumbers() ([]int, error) {
-	const prefix = "/sys/block/loop"
-	folders, err := filepath.Glob(prefix + "*/loop")
+// listed is a loop device that has a file, as the kernel lists it.
+type listed struct {
+	number int
+	file   string // the path that the file has now, as far as this process can see it
+}
+
+// listBound lists the loop devices that have a file: those alone have a folder "loop". To open each would take ten
+// times as long.
+func listBound() ([]listed, error) {
+	disks, err := os.ReadDir("/sys/block")
 	if err != nil {
 		return nil, err
 	}
-	var numbers []int
-	for _, folder := range folders {
-		number, err := strconv.Atoi(strings.TrimPrefix(filepath.Dir(folder), prefix))
+	var all []listed
+	for _, disk := range disks {
+		number, err := strconv.Atoi(strings.TrimPrefix(disk.Name(), "loop"))
+		if err != nil {
+			continue
+		}
+		file, err := os.ReadFile("/sys/block/" + disk.Name() + "/loop/backing_file")
 		if err == nil {
-			numbers = append(numbers, number)
+			all = append(all, listed{number, strings.TrimSuffix(strings.TrimSpace(string(file)), " (deleted)")})
 		}
 	}
-	return numbers, nil
+	return all, nil
+}
+
+// mayBe reports whether the device can be over the image. A process in another mount namespace sees another path, but
+// the last two names, of the volume's folder and of the image in it, are always the same.
+func (l listed) mayBe(image string) bool {
+	return lastTwo(l.file) == lastTwo(image)
+}
+
+func lastTwo(path string) [2]string {
+	return [2]string{filepath.Base(filepath.Dir(path)), filepath.Base(path)}
 }
 
 // find returns the device over the file, open.
@@ -213,18 +241,21 @@ func (d *Devices) find(image string, id fileID) (*bound, error) {
 			b.close()
 		}
 	}
-	numbers, err := boundNumbers()
+	all, err := listBound()
 	if err != nil {
 		return nil, err
 	}
 	var foreign error
-	for _, number := range numbers {
-		b, err := openBound(number)
+	for _, device := range all {
+		if !device.mayBe(image) {
+			continue
+		}
+		b, err := openBound(device.number)
 		if err != nil {
 			continue // it went away meanwhile
 		}
 		if b.has(id) && strings.HasPrefix(b.name(), d.mark) {
-			d.remember(image, number)
+			d.remember(image, device.number)
 			return b, nil
 		}
 		if b.status.Device == id.dev && b.status.Inode == id.ino {

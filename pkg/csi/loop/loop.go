@@ -174,7 +174,7 @@ func (d *Devices) SetReadOnly(_ context.Context, image string, readOnly bool) er
 	return nil
 }
 
-// Detach takes the image's device away. Without one, or without the image, there is nothing to do; somebody else's is
+// Detach takes the image's device away; what was written through it is then on the disk. Without one, or without the image, there is nothing to do; somebody else's is
 // left alone. It returns ErrInUse, and the device stays, while it is mounted or a machine has it; and also when a
 // process has it merely open, but then it goes by itself when that process closes it.
 func (d *Devices) Detach(ctx context.Context, image string) error {
@@ -186,6 +186,9 @@ func (d *Devices) Detach(ctx context.Context, image string) error {
 		err = found.detach(ctx)
 		found.close()
 	}
+	if err == nil {
+		err = syncImage(image)
+	}
 	if err != nil {
 		return fmt.Errorf("detach the loop device of %s: %w", image, err)
 	}
@@ -196,12 +199,12 @@ func (d *Devices) Detach(ctx context.Context, image string) error {
 // Sweep detaches the devices over images of this pool for which needed says no, by the name of the image's folder in
 // the pool. One that is mounted or in a machine stays, and is logged: whoever has it is not known here.
 func (d *Devices) Sweep(ctx context.Context, needed func(name string) bool) error {
-	numbers, err := boundNumbers()
+	all, err := listBound()
 	if err != nil {
 		return fmt.Errorf("look for loop devices that nobody needs: %w", err)
 	}
-	for _, number := range numbers {
-		b, err := openBound(number)
+	for _, device := range all {
+		b, err := openBound(device.number)
 		if err != nil {
 			continue // it went away meanwhile, or never was one
 		}

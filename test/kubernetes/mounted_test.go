@@ -1,0 +1,82 @@
+package kubernetes
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// claim is a claim for a volume with a file system.
+func claim(name, size, mode string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %s}
+spec:
+  accessModes: [%s]
+  storageClassName: katadirect
+  resources: {requests: {storage: %s}}
+---`, name, mode, size)
+}
+
+// machinePod is a pod in a machine, with the claim's volume at /data.
+func machinePod(name, claim string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  runtimeClassName: kata
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: shell
+    image: busybox:1
+    command: [sleep, "100000"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes:
+  - name: data
+    persistentVolumeClaim: {claimName: %s}
+---`, name, claim)
+}
+
+// dataKiB is how large the file system at /data is.
+const dataKiB = `df -k /data | awk 'END{print $2}'`
+
+// A claim that is made larger while no pod has it grows when the next pod comes: the image before the pod, the file
+// system in its guest.
+func grownWhileNobodyHasIt(t *testing.T, k *kube) {
+	k.apply(claim("offline", "64Mi", "ReadWriteOnce") + machinePod("offline", "offline"))
+	k.ready("offline")
+	k.exec("offline", "echo content > /data/file; sync")
+	k.remove("pod/offline")
+	k.kubectl("patch", "pvc", "offline", "-p", `{"spec":{"resources":{"requests":{"storage":"256Mi"}}}}`)
+	k.until("that a node is asked for", func() (string, bool) {
+		said := k.kubectl("get", "pvc", "offline", "-o=jsonpath={.status.conditions[*].type}")
+		return said, strings.Contains(said, "FileSystemResizePending")
+	})
+	k.apply(machinePod("offline-next", "offline"))
+	k.ready("offline-next")
+	if got := k.exec("offline-next", "cat /data/file; "+dataKiB+" | awk '{print ($1 > 200000)}'"); got != "content\n1" {
+		t.Errorf("the next pod sees %q in %s KiB", got, k.exec("offline-next", dataKiB))
+	}
+	k.until("the claim's new size", func() (string, bool) {
+		size := k.kubectl("get", "pvc", "offline", "-o=jsonpath={.status.capacity.storage}")
+		return size, size == "256Mi"
+	})
+	k.remove("pod/offline-next", "pvc/offline")
+}
+
+// kubelet gives a ReadWriteOnce volume to any number of pods of the node; the driver does not.
+func mountedIsOnePods(t *testing.T, k *kube) {
+	k.apply(claim("one", "64Mi", "ReadWriteOnce") + machinePod("one-first", "one"))
+	k.ready("one-first")
+	k.exec("one-first", "echo content > /data/file; sync")
+	k.apply(machinePod("one-second", "one"))
+	k.event("one-second", "one pod at a time", "default/one-first")
+	k.remove("pod/one-first")
+	k.ready("one-second")
+	if got := k.exec("one-second", "cat /data/file"); got != "content" {
+		t.Errorf("the second pod reads %q", got)
+	}
+	k.remove("pod/one-second", "pvc/one")
+}
