@@ -31,7 +31,7 @@ var baseTools = []tool{
 	},
 	ipTables,
 	{pkg: "xfsprogs", files: []string{"/sbin/mkfs.xfs", "/sbin/xfs_repair"}},
-	{pkg: "btrfs-progs", files: []string{"/sbin/mkfs.btrfs"}},
+	{pkg: "btrfs-progs", files: []string{"/sbin/mkfs.btrfs", "/bin/btrfstune"}},
 	// The C library loads it by name when a thread is cancelled, so no
 	// DT_NEEDED leads to it.
 	{pkg: "libgcc-s1", files: []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1"}},

@@ -191,9 +191,12 @@ type ThawResponse struct {
 	// Whether the volume was frozen, by this very freeze, until now.
 	WasFrozen bool `protobuf:"varint,1,opt,name=was_frozen,json=wasFrozen,proto3" json:"was_frozen,omitempty"`
 	// Why it was not, in a few words.
-	Ended         string `protobuf:"bytes,2,opt,name=ended,proto3" json:"ended,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Ended string `protobuf:"bytes,2,opt,name=ended,proto3" json:"ended,omitempty"`
+	// How long the freeze of that id has kept writers waiting, by the guest's
+	// clock. 0 if nothing is known of it.
+	FrozenMicroseconds uint64 `protobuf:"varint,3,opt,name=frozen_microseconds,json=frozenMicroseconds,proto3" json:"frozen_microseconds,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ThawResponse) Reset() {
@@ -238,6 +241,13 @@ func (x *ThawResponse) GetEnded() string {
 		return x.Ended
 	}
 	return ""
+}
+
+func (x *ThawResponse) GetFrozenMicroseconds() uint64 {
+	if x != nil {
+		return x.FrozenMicroseconds
+	}
+	return 0
 }
 
 type ListRequest struct {
@@ -427,11 +437,12 @@ const file_katadirect_volumes_v1_volumes_proto_rawDesc = "" +
 	"\x16remaining_milliseconds\x18\x02 \x01(\x04R\x15remainingMilliseconds\"I\n" +
 	"\vThawRequest\x12*\n" +
 	"\x11volume_guest_path\x18\x01 \x01(\tR\x0fvolumeGuestPath\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\x04R\x02id\"C\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"t\n" +
 	"\fThawResponse\x12\x1d\n" +
 	"\n" +
 	"was_frozen\x18\x01 \x01(\bR\twasFrozen\x12\x14\n" +
-	"\x05ended\x18\x02 \x01(\tR\x05ended\"\r\n" +
+	"\x05ended\x18\x02 \x01(\tR\x05ended\x12/\n" +
+	"\x13frozen_microseconds\x18\x03 \x01(\x04R\x12frozenMicroseconds\"\r\n" +
 	"\vListRequest\"N\n" +
 	"\fListResponse\x12>\n" +
 	"\avolumes\x18\x01 \x03(\v2$.katadirect.volumes.v1.MountedVolumeR\avolumes\"\x93\x02\n" +

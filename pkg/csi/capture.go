@@ -152,7 +152,7 @@ func (c *capturer) holderOf(ctx context.Context, one capture) (holder, error) {
 		if len(p.sandboxes) > 0 {
 			return &guestHolder{
 				volumeID: v.ID, draft: one.draft, record: p.record, sandbox: p.sandboxes[0],
-				client: c.guests.client(p.sandboxes[0]), reflinks: c.pool.Reflinks(),
+				client: c.guests.client(p.sandboxes[0]), reflinks: c.pool.Reflinks(), log: c.log,
 			}, nil
 		}
 	}

@@ -62,6 +62,11 @@ func (c *controller) copyVolume(ctx context.Context, spec pool.Spec) (pool.Volum
 	if found || err != nil {
 		return v, err
 	}
+	if c.pool.Foreign(spec.Source) {
+		// The code that makes the scheduler look for another node.
+		return pool.Volume{}, failf(ErrNoTopology, "the volume is to hold what %s does, which is on another node; this is %q",
+			spec.Source, string(c.topology))
+	}
 	id := c.pool.ID(spec.Name)
 	work := func(ctx context.Context, cut func()) error {
 		if _, found, err := c.pool.FindVolume(spec); found || err != nil {

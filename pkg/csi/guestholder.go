@@ -3,6 +3,8 @@ package csi
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -22,6 +24,7 @@ type guestHolder struct {
 	sandbox  string
 	client   *directvolume.Client
 	reflinks bool
+	log      *slog.Logger
 
 	asked    bool // the guest may have frozen it
 	freezeID uint64
@@ -65,7 +68,7 @@ func (g *guestHolder) explain(err error, what string) error {
 			"End the pod first, or run it with katadirect's own runtime and agent: %w", g.volumeID, g.sandbox, what, err)
 	case errors.As(err, &refusal) && refusal.Code == http.StatusConflict:
 		g.asked = false
-		return failf(ErrGuest, "volume %s is just being mounted or unmounted in sandbox %s; try again: %w", g.volumeID, g.sandbox, err)
+		return failf(ErrGuest, "volume %s is in no state for it in sandbox %s at the moment; try again: %w", g.volumeID, g.sandbox, err)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
@@ -94,6 +97,8 @@ func (g *guestHolder) thaw(ctx context.Context) error {
 	if err != nil {
 		return failf(ErrGuest, "nobody knows whether volume %s stood still, so what was copied is thrown away: %w", g.volumeID, err)
 	}
+	g.log.InfoContext(ctx, "a guest's file system stood still", "volume", g.volumeID, "sandbox", g.sandbox,
+		"whole", thawed.WasFrozen, "frozen", time.Duration(min(thawed.FrozenMicroseconds, math.MaxInt32))*time.Microsecond)
 	if !thawed.WasFrozen {
 		return failf(ErrGuest, "volume %s did not stand still until its copy was made: %s. What was copied is thrown away; "+
 			"try again", g.volumeID, thawed.Ended)

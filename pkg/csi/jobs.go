@@ -3,7 +3,9 @@ package csi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -72,7 +74,7 @@ func (j *jobs) start(id, request string, names []string, work func(ctx context.C
 	j.workers.Go(func() {
 		defer cancel(nil)
 		began := time.Now()
-		w.err = work(ctx, sync.OnceFunc(func() { close(w.cut) }))
+		w.err = guarded(ctx, j.log, func() error { return work(ctx, sync.OnceFunc(func() { close(w.cut) })) })
 		j.mu.Lock()
 		delete(j.running, id)
 		j.mu.Unlock()
@@ -85,6 +87,17 @@ func (j *jobs) start(id, request string, names []string, work func(ctx context.C
 		close(w.done)
 	})
 	return w, nil
+}
+
+// guarded turns a panic into an error: it must not end the calls of all other pods.
+func guarded(ctx context.Context, log *slog.Logger, work func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errors.New("the driver failed while it copied; its log says where")
+		}
+	}()
+	return work()
 }
 
 // stop cancels the making of id, if it is under way, and waits for its end.

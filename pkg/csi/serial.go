@@ -4,6 +4,9 @@ import (
 	"context"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
 // serialController lets one call at a time through for each volume; a second one is ErrBusy at once. Calls that
@@ -38,7 +41,28 @@ func alone[Request, Response any](
 
 func (s serialController) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	if r.GetVolumeContentSource() != nil {
-		return s.ControllerServer.CreateVolume(ctx, r) // a job, with locks of its own
+		return s.copyVolume(ctx, r)
+	}
+	return alone(s.locks, s.ControllerServer.CreateVolume, ctx, r, s.idOf(r.GetName()))
+}
+
+// copyVolume lets a copy be made, which is a job with locks of its own. Only what comes after that is done under the
+// volume's lock: the call, made again, finds the volume and gives it its limits.
+func (s serialController) copyVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	if len(r.GetMutableParameters()) == 0 {
+		return s.ControllerServer.CreateVolume(ctx, r)
+	}
+	change, err := parseChange(r.GetMutableParameters())
+	if err == nil {
+		_, err = change.of(directvolume.Limits{}) // before there is a volume
+	}
+	if err != nil {
+		return nil, err
+	}
+	unlimited := proto.Clone(r).(*csi.CreateVolumeRequest)
+	unlimited.MutableParameters = nil
+	if made, err := s.ControllerServer.CreateVolume(ctx, unlimited); err != nil {
+		return made, err
 	}
 	return alone(s.locks, s.ControllerServer.CreateVolume, ctx, r, s.idOf(r.GetName()))
 }

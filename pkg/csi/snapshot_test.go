@@ -168,6 +168,8 @@ func TestACloneIsAsItsSourceWasAndStaysSo(t *testing.T) {
 			"another file system":        {"new", v.id, gib, withFS("xfs"), codes.InvalidArgument},
 			"no such volume":             {"new", h.driver.pool.ID("none"), gib, nil, codes.NotFound},
 			"no such snapshot":           {"new", h.driver.pool.SnapshotID("none"), gib, nil, codes.NotFound},
+			"a volume of another node":   {"new", "kd-00000000" + v.id[11:], gib, nil, codes.ResourceExhausted},
+			"a snapshot of another node": {"new", "ks-00000000" + v.id[11:], gib, nil, codes.ResourceExhausted},
 			"more than the pool has":     {"new", s.GetSnapshotId(), 1000 * gib, nil, codes.ResourceExhausted},
 			"an id that leads elsewhere": {"new", "../x", gib, nil, codes.InvalidArgument},
 		} {

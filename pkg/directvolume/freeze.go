@@ -57,6 +57,8 @@ type Thaw struct {
 	WasFrozen bool `json:"was_frozen"`
 	// Ended is why it did not, for example because the time was over.
 	Ended string `json:"ended,omitempty"`
+	// FrozenMicroseconds is for how long writers waited, as the guest says; 0 if it does not.
+	FrozenMicroseconds uint64 `json:"frozen_microseconds,omitempty"`
 }
 
 // SandboxVolume is one direct volume of a sandbox.

@@ -35,6 +35,7 @@ var measurements = []measurement{
 	{"boot", 10, measureBoot},
 	{"hotplug", 10, measureHotplug},
 	{"resize", 10, measureResize},
+	{"snapshot-freeze", 10, measureSnapshot},
 	{"memory", 3, measureMemory},
 	{"create", 5, measureCreate},
 	{"cycle", 5, measureCycle},

@@ -47,6 +47,7 @@ type scene struct {
 	pod    *lab.Pod
 	ext4   *kubelet.Volume
 	xfs    *kubelet.Volume
+	btrfs  *kubelet.Volume // in use, and not written to
 	writer *lab.Container
 }
 
@@ -75,8 +76,8 @@ func newScene(t *testing.T, poolFS string) *scene {
 	}
 	uid := uuid.NewString()
 	s.ext4, s.xfs = s.node.Volume("of-ext4", 128*mib, "ext4"), s.node.Volume("of-xfs", 320*mib, "xfs")
-	var mounts []lab.Mount
-	mounts = append(mounts, s.use(s.ext4, uid, "/ext4"), s.use(s.xfs, uid, "/xfs"))
+	s.btrfs = s.node.Volume("of-btrfs", 256*mib, "btrfs")
+	mounts := []lab.Mount{s.use(s.ext4, uid, "/ext4"), s.use(s.xfs, uid, "/xfs"), s.use(s.btrfs, uid, "/btrfs")}
 	s.pod = s.runPod("writer", uid)
 	var err error
 	s.writer, err = s.pod.Run(t.Context(), lab.ContainerSpec{
@@ -272,7 +273,13 @@ func (s *scene) testKills(t *testing.T) {
 // clone of a volume that is in use.
 func (s *scene) testCopiesInOnePod(t *testing.T) {
 	snapshot := s.take(t, s.xfs, "for-the-next-pod", 0)
-	s.t.Cleanup(func() { must(s.t, s.node.DeleteSnapshot(context.WithoutCancel(s.t.Context()), snapshot.id)) })
+	_, err := s.writer.Exec(t.Context(), "sh", "-c", "echo kept >/btrfs/file")
+	must(t, err)
+	ofBtrfs, err := s.btrfs.Snapshot(t.Context(), "of-btrfs-for-the-next-pod")
+	must(t, err)
+	for _, id := range []string{snapshot.id, ofBtrfs.GetSnapshotId()} {
+		s.t.Cleanup(func() { must(s.t, s.node.DeleteSnapshot(context.WithoutCancel(s.t.Context()), id)) })
+	}
 	uid := uuid.NewString()
 	var mounts []lab.Mount
 	for _, c := range []struct {
@@ -283,6 +290,8 @@ func (s *scene) testCopiesInOnePod(t *testing.T) {
 		{"same", snapshot.id, s.xfs, 320 * mib},
 		{"larger", snapshot.id, s.xfs, 640 * mib},
 		{"clone", s.ext4.ID, s.ext4, 512 * mib},
+		{"btrfs1", ofBtrfs.GetSnapshotId(), s.btrfs, 256 * mib},
+		{"btrfs2", ofBtrfs.GetSnapshotId(), s.btrfs, 512 * mib},
 	} {
 		v := s.node.Volume(c.name, c.size, c.like.FSType)
 		v.Source = c.source
@@ -295,6 +304,11 @@ func (s *scene) testCopiesInOnePod(t *testing.T) {
 	must(t, err)
 	if one, other, _ := strings.Cut(sums, "\n"); one == "" || one != strings.TrimSpace(other) {
 		t.Errorf("two copies of one log: %q", sums)
+	}
+	kept, err := c.Exec(t.Context(), "sh", "-c", "cd /; echo 1 >>btrfs1/file; echo 2 >>btrfs2/file; sync; cat btrfs1/file btrfs2/file")
+	must(t, err)
+	if kept != "kept\n1\nkept\n2\n" {
+		t.Errorf("two copies of one btrfs hold %q", kept)
 	}
 	sizes, err := c.Exec(t.Context(), "sh", "-c", "df -P -m /same /larger /clone | awk 'NR > 1 {print $2}'")
 	must(t, err)

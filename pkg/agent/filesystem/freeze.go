@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,8 @@ type Frozen struct {
 	// dir keeps it reachable: what is mounted at the path may change. It
 	// also keeps it from being unmounted, so Thaw comes first.
 	dir *os.File
+	// Since is when writers began to wait; Thaw's end is when they go on.
+	Since time.Time
 }
 
 // Freeze writes out what is not written yet of the file system mounted at
@@ -43,6 +46,7 @@ func Freeze(target string) (*Frozen, error) {
 		dir.Close()
 		return nil, fmt.Errorf("freeze: write out the file system at %s: %w", target, err)
 	}
+	since := time.Now()
 	if err := ioctl(dir, fiFreeze, nil); err != nil {
 		dir.Close()
 		switch {
@@ -53,7 +57,7 @@ func Freeze(target string) (*Frozen, error) {
 		}
 		return nil, fmt.Errorf("freeze the file system at %s: %w", target, err)
 	}
-	return &Frozen{dir}, nil
+	return &Frozen{dir: dir, Since: since}, nil
 }
 
 // Thaw lets the file system go on. It is called once.

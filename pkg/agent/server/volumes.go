@@ -27,7 +27,9 @@ func (v volumes) Thaw(_ context.Context, req *agentproto.ThawRequest) (*agentpro
 	if err != nil {
 		return nil, err
 	}
-	answer := &agentproto.ThawResponse{WasFrozen: was}
+	answer := &agentproto.ThawResponse{
+		WasFrozen: was, FrozenMicroseconds: uint64(v.mounts.StoodStill(req.GetVolumeGuestPath(), req.GetId()).Microseconds()),
+	}
 	if !was {
 		answer.Ended = ended
 	}

@@ -96,6 +96,12 @@ func (m *Mounts) Thaw(path string, id uint64) (wasFrozen bool, ended string, err
 	return wasFrozen, ended, nil
 }
 
+// StoodStill is how long the freeze with that id, which has just been ended by
+// Thaw, has kept writers waiting; 0 if another has ended since.
+func (m *Mounts) StoodStill(path string, id uint64) time.Duration {
+	return m.freezes.stood(filepath.Clean(path), id)
+}
+
 // ThawAll lets every volume go on.
 func (m *Mounts) ThawAll(why string) { m.ThawEach(m.freezes.paths(), why) }
 

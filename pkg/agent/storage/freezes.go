@@ -28,6 +28,7 @@ type freeze struct {
 	until time.Time
 	timer *time.Timer
 
+	stood  time.Duration // writers waited for so long; known when it has ended
 	ending bool
 	why    string        // it ended, or is about to
 	gone   chan struct{} // closed when it has ended
@@ -124,9 +125,11 @@ func (s *freezes) end(path string, id uint64, why string) (wasFrozen bool, ended
 	s.mu.Unlock()
 
 	err := f.still.Thaw()
+	stood := time.Since(f.still.Since)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f.stood = stood
 	if err != nil {
 		slog.Error("thaw", "error", err)
 		f.why = err.Error()
@@ -138,6 +141,17 @@ func (s *freezes) end(path string, id uint64, why string) (wasFrozen bool, ended
 	s.last[path] = f
 	close(f.gone)
 	return err == nil, f.why
+}
+
+// stood is how long writers have waited for the freeze of a mount point that
+// ended last, if it is the one with that id.
+func (s *freezes) stood(path string, id uint64) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last := s.last[path]; last != nil && last.id == id {
+		return last.stood
+	}
+	return 0
 }
 
 // forget drops what is known of a mount point that is no more.

@@ -25,6 +25,14 @@ func IsSnapshotID(id string) bool { return hasForm(snapshotPrefix, id) }
 // IsGroupID reports whether id is one that a pool on some node makes for a group of snapshots.
 func IsGroupID(id string) bool { return hasForm(groupPrefix, id) }
 
+// Foreign reports whether id is one that the pool of another node makes, for a volume or a snapshot.
+func (p *Pool) Foreign(id string) bool {
+	if rest, found := strings.CutPrefix(id, snapshotPrefix); found {
+		id = idPrefix + rest
+	}
+	return IsPoolID(id) && !p.Local(id)
+}
+
 func withPrefix(prefix, volumeID string) string {
 	return prefix + strings.TrimPrefix(volumeID, idPrefix)
 }

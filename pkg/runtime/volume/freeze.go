@@ -81,5 +81,7 @@ func (s *Set) Thaw(ctx context.Context, device string, id uint64) (directvolume.
 		return directvolume.Thaw{}, fmt.Errorf("thaw %s: %w", device, err)
 	}
 	s.Log.Info("direct volume thawed", "device", device, "disk", d.id, "freeze", id, "wasFrozen", r.GetWasFrozen())
-	return directvolume.Thaw{WasFrozen: r.GetWasFrozen(), Ended: readable(r.GetEnded(), maxMessageBytes)}, nil
+	return directvolume.Thaw{
+		WasFrozen: r.GetWasFrozen(), Ended: readable(r.GetEnded(), maxMessageBytes), FrozenMicroseconds: r.GetFrozenMicroseconds(),
+	}, nil
 }

@@ -8,6 +8,8 @@
 //	mount DIR             wait for the next disk, mount its ext4 there
 //	umount DIR
 //	grow DIR BYTES        wait until its disk has that size, grow the mounted ext4 to it
+//	freeze DIR            FIFREEZE
+//	thaw DIR              FITHAW: the microseconds since FIFREEZE began
 //	size DIR              the size of the file system mounted there, in bytes
 //	net ADDRESS           bring the network card up with the IPv4 address, of a network of 256
 //	send ADDRESS PORT N   send N bytes by TCP, and wait until they have been read: microseconds
@@ -126,6 +128,7 @@ func listenForDisks() (int, error) {
 type guest struct {
 	events int
 	device map[string]string // mounted on a folder
+	frozen time.Time
 }
 
 func (g *guest) do(words []string) (int64, error) {
@@ -151,6 +154,12 @@ func (g *guest) do(words []string) (int64, error) {
 		return 0, stream(size)
 	case words[0] == "umount" && len(words) == 2:
 		return 0, unix.Unmount(words[1], 0)
+	case words[0] == "freeze" && len(words) == 2:
+		g.frozen = time.Now()
+		return 0, freeze(words[1], fiFreeze)
+	case words[0] == "thaw" && len(words) == 2:
+		err := freeze(words[1], fiThaw)
+		return max(1, time.Since(g.frozen).Microseconds()), err
 	case words[0] == "grow" && len(words) == 3:
 		size, err := strconv.ParseInt(words[2], 10, 64)
 		if err != nil {
