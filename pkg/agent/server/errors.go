@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/container"
 	"github.com/katadirect/katadirect/pkg/agent/device"
@@ -51,6 +52,7 @@ var statusCodes = []struct {
 	{storage.ErrNoMemory, codes.ResourceExhausted},
 	{filesystem.ErrOptions, codes.InvalidArgument},
 	{filesystem.ErrUnsupported, codes.InvalidArgument},
+	{mkfs.ErrOption, codes.InvalidArgument},
 	{filesystem.ErrOccupied, codes.FailedPrecondition},
 	{filesystem.ErrBlank, codes.FailedPrecondition},
 	{filesystem.ErrDamaged, codes.DataLoss},

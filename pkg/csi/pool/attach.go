@@ -32,8 +32,11 @@ func (p *Pool) Attach(ctx context.Context, id string, readOnly bool, most int) e
 		return err
 	}
 	known, err := p.bookAttached(id, readOnly, most)
-	if known || err != nil {
+	if err != nil {
 		return err
+	}
+	if known { // whoever noted it may have been killed before that was durable
+		return p.syncVolume(id)
 	}
 	if err := p.markAttached(id, readOnly); err != nil {
 		p.forgetAttached(id)

@@ -14,11 +14,15 @@ func (p *Pool) FindVolume(spec Spec) (_ Volume, found bool, err error) {
 	if err := checkName(spec.Name); err != nil {
 		return Volume{}, false, err
 	}
-	e, found := p.entry(p.ID(spec.Name))
+	id := p.ID(spec.Name)
+	e, found := p.entry(id)
 	if !found {
 		return Volume{}, false, nil
 	}
 	v, err := existing(e, spec)
+	if err == nil {
+		err = p.settle(id)
+	}
 	return v, true, err
 }
 

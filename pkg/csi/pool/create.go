@@ -49,7 +49,11 @@ func (p *Pool) Create(ctx context.Context, spec Spec) (_ Volume, err error) {
 	}
 	id := p.ID(spec.Name)
 	if e, found := p.entry(id); found {
-		return existing(e, spec)
+		v, err := existing(e, spec)
+		if err == nil {
+			err = p.settle(id)
+		}
+		return v, err
 	}
 
 	if err := p.checkOwnOvercommit(spec.Overcommit); err != nil {

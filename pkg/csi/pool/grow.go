@@ -20,7 +20,7 @@ func (p *Pool) Grow(ctx context.Context, id string, size SizeRange) (Volume, err
 		return Volume{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
 	if newBytes == v.SizeBytes {
-		return v, nil
+		return v, p.settle(id)
 	}
 	grown := v
 	grown.SizeBytes = newBytes

@@ -57,6 +57,8 @@ type Pool struct {
 type entry struct {
 	volume Volume
 	damage error // why the volume cannot be used; volume then has only the id
+	// unsettled says that it was found by scan, and that nobody has made sure since that it is durable.
+	unsettled bool
 }
 
 // Volume is one volume of the pool.

@@ -63,7 +63,7 @@ func (p *Pool) scanEntry(ctx context.Context, name string) error {
 func (p *Pool) scanVolume(ctx context.Context, id string, found foundVolume) {
 	err := found.err
 	if err == nil {
-		p.volumes[id] = entry{volume: found.volume}
+		p.volumes[id] = entry{volume: found.volume, unsettled: true}
 		if found.attached {
 			p.attached[id] = found.readOnly
 		}
