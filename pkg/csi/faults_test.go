@@ -271,6 +271,35 @@ func TestFaultUnknownVolumeIsAnEmptySuccess(t *testing.T) {
 	refused(t, err, codes.NotFound)
 }
 
+func TestFaultUnknownThingIsAnEmptySuccessInAnyOtherCall(t *testing.T) {
+	h := newHost(t)
+	id, ctx := h.driver.pool.ID("never made"), t.Context()
+	snapshot, group := h.driver.pool.SnapshotID("never taken"), h.driver.pool.GroupID("never taken")
+	from := func(source string) error {
+		request := createRequest("copy", gib)
+		request.VolumeContentSource = contentSource(source)
+		_, err := h.CreateVolume(ctx, request)
+		return err
+	}
+	_, attachErr := h.ControllerPublishVolume(ctx, &csi.ControllerPublishVolumeRequest{
+		VolumeId: id, NodeId: "node-1", VolumeCapability: capability(),
+	})
+	_, modifyErr := h.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
+		VolumeId: id, MutableParameters: map[string]string{"katadirect.io/iops": "100"},
+	})
+	_, nodeHealthErr := h.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: id})
+	_, healthErr := h.ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: id})
+	_, snapshotErr := h.GetSnapshot(ctx, &csi.GetSnapshotRequest{SnapshotId: snapshot})
+	_, groupErr := h.GetVolumeGroupSnapshot(ctx, &csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: group})
+	_, takeGroupErr := h.CreateVolumeGroupSnapshot(ctx, &csi.CreateVolumeGroupSnapshotRequest{Name: "group", SourceVolumeIds: []string{id}})
+	for name, err := range map[string]error{
+		"attach": attachErr, "modify": modifyErr, "health on the node": nodeHealthErr, "health": healthErr,
+		"clone": from(id), "restore": from(snapshot), "get snapshot": snapshotErr, "get group": groupErr, "take group": takeGroupErr,
+	} {
+		t.Run(name, func(t *testing.T) { refused(t, err, codes.NotFound) })
+	}
+}
+
 func TestFaultPodWithoutMachineSeesTheRawDisk(t *testing.T) {
 	h := newHost(t)
 	_, target := h.published("pvc")
