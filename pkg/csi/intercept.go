@@ -57,7 +57,7 @@ var quiet = []string{
 	"GetPluginInfo", "GetPluginCapabilities", "Probe", "ControllerGetCapabilities", "GetCapacity",
 	"ValidateVolumeCapabilities", "ListVolumes", "ListSnapshots", "ControllerGetVolume", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats", "NodeGetVolumeHealth",
 	"NodeGetStorageHealth", "ControllerGetVolumeHealth", "ControllerListVolumeHealth",
-	"GroupControllerGetCapabilities", "ListSnapshots", "GetSnapshot", "GetVolumeGroupSnapshot",
+	"GroupControllerGetCapabilities", "GetSnapshot", "GetVolumeGroupSnapshot",
 }
 
 // logCall writes as loudly as the outcome deserves. ABORTED is quiet: that call is repeated anyway.

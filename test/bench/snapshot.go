@@ -50,8 +50,14 @@ func measureSnapshot(ctx context.Context, e *env, runs int) (_ []Figure, err err
 	}
 	var s samples
 	for i := range runs {
+		if err := run(ctx, "sync", "-f", dir); err != nil { // what the run before has deleted
+			return nil, err
+		}
 		bare, err := floor.snapshot(filepath.Join(dir, fmt.Sprint("bare-", i)))
 		if err != nil {
+			return nil, err
+		}
+		if err := run(ctx, "sync", "-f", dir); err != nil {
 			return nil, err
 		}
 		ours, err := frozenFor(ctx, node, volume, fmt.Sprint("snapshot-", i))
