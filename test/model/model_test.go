@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -35,7 +36,8 @@ const keptSeeds = "testdata/seeds"
 
 const (
 	worlds      = 4   // that are worked on at once
-	poolMiB     = 200 // less than all volumes may come to
+	tmpfsMiB    = 200 // less than all volumes may come to
+	xfsMiB      = 320 // not much more than an xfs has to have
 	fewestTried = 20  // sequences, on however busy a machine; an idle one makes thousands
 )
 
@@ -48,14 +50,15 @@ func TestMain(m *testing.M) { os.Exit(csinode.Main(tests{m})) }
 func TestTheDriverDoesWhatTheModelSays(t *testing.T) {
 	for _, kept := range readSeeds(t) {
 		if !t.Failed() {
-			try(t, newWorldOf(t), kept)
+			try(t, newWorldOf(t, false), kept)
+			try(t, newWorldOf(t, true), kept)
 		}
 	}
 	deadline := time.Now().Add(*duration)
 	var tried, steps atomic.Int64
 	var group sync.WaitGroup
-	for range worlds {
-		w := newWorldOf(t)
+	for i := range worlds {
+		w := newWorldOf(t, i%2 == 1)
 		group.Go(func() {
 			for time.Now().Before(deadline) && !t.Failed() {
 				s := *seed
@@ -74,26 +77,22 @@ func TestTheDriverDoesWhatTheModelSays(t *testing.T) {
 	}
 }
 
-// newWorldOf is a world whose pool is small and in memory, so that it is full now and then and quick.
-func newWorldOf(t *testing.T) *world {
+// newWorldOf is a world in memory, whose pool is small, so that it is full now and then: a tmpfs, or an xfs with reflinks.
+func newWorldOf(t *testing.T, reflinks bool) *world {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "kdm") // sockets have short paths
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, m := range []struct{ at, options string }{
-		{dir, "mode=0700"}, {filepath.Join(dir, "pool"), fmt.Sprintf("mode=0700,size=%dm", poolMiB)},
-	} {
-		if err := os.MkdirAll(m.at, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Mount("none", m.at, "tmpfs", 0, m.options); err != nil {
-			t.Fatalf("mount a tmpfs (root is needed): %v", err)
-		}
-		t.Cleanup(func() { _ = unix.Unmount(m.at, unix.MNT_DETACH) })
+	mount(t, "none", dir, "tmpfs", "mode=0700")
+	if reflinks {
+		mountXFS(t, dir, filepath.Join(dir, "pool"))
+	} else {
+		mount(t, "none", filepath.Join(dir, "pool"), "tmpfs", fmt.Sprintf("mode=0700,size=%dm", tmpfsMiB))
 	}
 	w := newWorld(t, dir)
+	w.reflinks = reflinks
 	t.Cleanup(func() { // of a sequence that has failed
 		for n := range targets {
 			_ = unix.Unmount(w.target(n), unix.MNT_DETACH)
@@ -101,6 +100,40 @@ func newWorldOf(t *testing.T) *world {
 		_ = loop.New(w.Pool(), nil).Sweep(context.Background(), func(string) bool { return false })
 	})
 	return w
+}
+
+// mountXFS mounts an xfs whose image is in a folder.
+func mountXFS(t *testing.T, dir, at string) {
+	t.Helper()
+	image := filepath.Join(dir, "xfs", "disk.img")
+	err := errors.Join(os.MkdirAll(filepath.Dir(image), 0o700), os.WriteFile(image, nil, 0o600), os.Truncate(image, xfsMiB<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said, err := exec.Command("mkfs.xfs", "-q", "-m", "reflink=1", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.xfs: %v: %s", err, said)
+	}
+	devices := loop.New(dir, nil)
+	device, err := devices.Attach(t.Context(), image, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = devices.Detach(context.Background(), image) })
+	mount(t, device.Path, at, "xfs", "")
+	if err := os.Chmod(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mount(t *testing.T, source, at, fsType, options string) {
+	t.Helper()
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(source, at, fsType, 0, options); err != nil {
+		t.Fatalf("mount %s (root is needed): %v", fsType, err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 }
 
 // try carries out what a seed says, and returns how many steps that were.
@@ -133,7 +166,7 @@ func try(t *testing.T, w *world, seed uint64) (steps int) {
 
 // sequence carries rounds out and then takes everything away.
 func (w *world) sequence(all []round, note func(round, []outcome)) error {
-	may := []state{{}} // more than one while answers fit in several orders
+	may := []state{{reflinks: w.reflinks}} // more than one while answers fit in several orders
 	for _, r := range all {
 		outcomes := w.round(r, may[0])
 		note(r, outcomes)

@@ -11,6 +11,8 @@ import (
 type state struct {
 	volumes   [volumeNames]volume
 	snapshots [snapshotNames]snapshot
+	// reflinks says that the pool's file system copies in an instant.
+	reflinks bool
 }
 
 // snapshot is one snapshot in the model.
@@ -154,7 +156,7 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 	switch step.kind {
 	case clone:
 		o := s.volumes[step.other]
-		if must, _ := s.fits(step.sizeBytes, poolBytes); !v.exists && o.restless() && o.raw == step.raw && step.sizeBytes >= o.sizeBytes {
+		if must, _ := s.fits(step.sizeBytes, poolBytes); !v.exists && o.restless() && !s.reflinks && o.raw == step.raw && step.sizeBytes >= o.sizeBytes {
 			return s, got.code == codes.FailedPrecondition || got.code == codes.ResourceExhausted && !must
 		}
 		return from(fromVolume+step.other, o.exists, o.raw, o.sizeBytes, o.written)
@@ -176,7 +178,7 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		if must, _ := s.fits(v.sizeBytes, poolBytes); got.code == codes.ResourceExhausted {
 			return s, !must
 		}
-		if v.restless() {
+		if v.restless() && !s.reflinks {
 			return refused(codes.FailedPrecondition)
 		}
 		after, allowed := done(func() {
@@ -363,8 +365,7 @@ func (s *state) snapshotSizes() []int64 {
 	return sizes
 }
 
-// restless is a raw device in use on the host: nobody can hold it still while it is copied, and the pool here has no
-// reflinks to copy it in an instant.
+// restless is a raw device in use on the host: nobody can hold it still while it is copied, except in an instant.
 func (v volume) restless() bool { return v.raw && v.staged && v.sandbox == 0 }
 
 // placeOf is where in the volume a step writes its mark.

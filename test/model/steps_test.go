@@ -16,8 +16,8 @@ const (
 
 	mib         = int64(1) << 20
 	smallest    = 16 * mib // volume
-	poolReserve = 4 * mib
-	markEvery   = 4096 // bytes between two places for marks
+	poolReserve = 12 * mib // for what the pool's file system keeps for itself
+	markEvery   = 4096     // bytes between two places for marks
 )
 
 // kind is what a step does.

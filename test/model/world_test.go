@@ -37,6 +37,7 @@ type world struct {
 	ids       [volumeNames]string
 	snaps     [snapshotNames]string // ids of the snapshots
 	poolBytes int64                 // what the empty pool has room for
+	reflinks  bool                  // the pool has them
 	store     *directvolume.Store
 
 	mu        sync.Mutex
