@@ -56,6 +56,10 @@ func (g *guestHolder) freeze(ctx context.Context, limit time.Duration) error {
 		g.freezeID = frozen.ID
 		return nil
 	}
+	// A refusal has frozen nothing; after trouble, or an answer that never came, nobody knows.
+	refusal := (*directvolume.StatusError)(nil)
+	refused := errors.As(err, &refusal) && refusal.Code != http.StatusInternalServerError
+	g.asked = !refused && !errors.Is(err, directvolume.ErrNotOffered)
 	return g.explain(err, "hold the file system still")
 }
 
@@ -63,11 +67,9 @@ func (g *guestHolder) freeze(ctx context.Context, limit time.Duration) error {
 func (g *guestHolder) explain(err error, what string) error {
 	switch refusal := (*directvolume.StatusError)(nil); {
 	case errors.Is(err, directvolume.ErrNotOffered), cannotResize(err):
-		g.asked = false
 		return failf(ErrCannotFreeze, "volume %s is in use by sandbox %s, whose runtime cannot %s for a snapshot. "+
 			"End the pod first, or run it with katadirect's own runtime and agent: %w", g.volumeID, g.sandbox, what, err)
 	case errors.As(err, &refusal) && refusal.Code == http.StatusConflict:
-		g.asked = false
 		return failf(ErrGuest, "volume %s is in no state for it in sandbox %s at the moment; try again: %w", g.volumeID, g.sandbox, err)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err

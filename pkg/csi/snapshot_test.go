@@ -390,6 +390,38 @@ func TestASnapshotOfAVolumeInUseNeedsAGuestThatStoodStill(t *testing.T) {
 	}
 }
 
+// A runtime that can freeze and cannot copy is asked to thaw at once, not left to its limit.
+func TestAGuestGoesOnWhenItsDiskCannotBeCopied(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		code   codes.Code
+	}{
+		"not offered": {http.NotFound, codes.FailedPrecondition},
+		"not now":     {answerWith(http.StatusConflict, "it is being copied"), codes.Unavailable},
+		"trouble":     {answerWith(http.StatusInternalServerError, "trouble"), codes.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, withPoolOn("ext4"))
+			v, target := h.published("pvc")
+			var frozen, thawed atomic.Int32
+			s := h.runShim("sandbox", map[string]http.HandlerFunc{
+				directvolume.PathFreeze: answerJSON(directvolume.Freeze{ID: 1}, &frozen),
+				directvolume.PathThaw:   answerJSON(directvolume.Thaw{WasFrozen: true}, &thawed),
+				directvolume.PathCopy:   c.answer,
+			})
+			s.claim(target)
+			_, err := v.snapshot("s")
+			refused(t, err, c.code)
+			if frozen.Load() != 1 || thawed.Load() != 1 {
+				t.Errorf("frozen %d times, thawed %d times", frozen.Load(), thawed.Load())
+			}
+			if got := h.folders(); !slices.Equal(got, []string{v.id}) {
+				t.Errorf("the pool has %v", got)
+			}
+		})
+	}
+}
+
 // Where the pool cannot reflink the machine copies, which takes its time: the snapshot is known from the moment on
 // that it is of, and ready when it is whole. Whoever calls again finds the same copy under way.
 func TestASnapshotThatAMachineCopiesIsKnownBeforeItIsReady(t *testing.T) {
