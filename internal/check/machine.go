@@ -47,6 +47,9 @@ func checkQEMU(ctx context.Context, _ Options, c config.Config) []Finding {
 func checkShare(ctx context.Context, _ Options, c config.Config) []Finding {
 	const name = "virtiofsd"
 	const advice = "apt-get install qemu-system-common (Debian 12) or virtiofsd (later), or set virtio_fs_daemon in [hypervisor.qemu] of configuration.toml"
+	if c.Hypervisor.SharedFS == config.SharedNone {
+		return []Finding{ok(name, "not needed: shared_fs = %q", config.SharedNone)}
+	}
 	program, err := exec.LookPath(c.Hypervisor.VirtiofsDaemon)
 	if err != nil {
 		return []Finding{failure(name, advice, "%v", err)}

@@ -74,14 +74,20 @@ func makeFolder(root *os.Root, name string, f File) error {
 	return setOwner(root, name, f)
 }
 
+// makeLink exchanges a link for another in one step: what is read through it
+// is the one content or the other.
 func makeLink(root *os.Root, name string, f File) error {
-	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	part := name + partSuffix
+	if err := root.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := root.Symlink(string(f.Data), name); err != nil {
+	if err := root.Symlink(string(f.Data), part); err != nil {
 		return err
 	}
-	return root.Lchown(name, f.UID, f.GID)
+	if err := root.Lchown(part, f.UID, f.GID); err != nil {
+		return err
+	}
+	return root.Rename(part, name)
 }
 
 func writePart(root *os.Root, name string, f File) error {

@@ -32,7 +32,10 @@ func (s *Service) RemoveContainer(ctx context.Context, req *agentproto.RemoveCon
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 		defer cancel()
 	}
-	return empty, s.Sandbox.RemoveContainer(ctx, req.GetContainerId())
+	if err := s.Sandbox.RemoveContainer(ctx, req.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return empty, guest.RemoveCopies(req.GetContainerId())
 }
 
 // ExecProcess starts one more process in a container.

@@ -47,7 +47,7 @@ var annotations = map[string]setting{
 	"hypervisor.block_device_cache_direct":  truth(func(c *Config) *bool { return &c.Hypervisor.BlockCacheDirect }),
 	"hypervisor.block_device_cache_noflush": truth(func(c *Config) *bool { return &c.Hypervisor.BlockCacheNoFlush }),
 	"hypervisor.enable_iothreads":           truth(func(c *Config) *bool { return &c.Hypervisor.IOThreads }),
-	"hypervisor.shared_fs":                  choice(func(c *Config) *string { return &c.Hypervisor.SharedFS }, SharedVirtiofs),
+	"hypervisor.shared_fs":                  choice(func(c *Config) *string { return &c.Hypervisor.SharedFS }, SharedVirtiofs, SharedNone),
 	"hypervisor.virtio_fs_daemon": program(func(c *Config) (*string, []string) {
 		return &c.Hypervisor.VirtiofsDaemon, c.Hypervisor.ValidDaemons
 	}),

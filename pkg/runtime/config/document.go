@@ -150,12 +150,12 @@ func (t hypervisorTable) apply(h *Hypervisor) error {
 	)
 }
 
-// share refuses what would leave a pod without its files: nothing here copies them into the guest.
+// share refuses what would leave a pod without its root file systems.
 func (t hypervisorTable) share(h *Hypervisor) error {
-	if h.SharedFS == SharedNone {
-		return wrong("shared_fs", "shared_fs = %q is not supported: a pod's files reach the guest over %s only", h.SharedFS, SharedVirtiofs)
+	if h.SharedFS == SharedNone && h.DisableBlock {
+		return wrong("shared_fs", "shared_fs = %q needs disks, which disable_block_device_use forbids", h.SharedFS)
 	}
-	return oneOf("shared_fs", h.SharedFS, SharedVirtiofs)
+	return oneOf("shared_fs", h.SharedFS, SharedVirtiofs, SharedNone)
 }
 
 // bridges takes what Kata takes: 0 is the default, more than a machine can have is what it can have.

@@ -187,7 +187,7 @@ func TestAFileThatCannotBeMeantIsRefusedWithTheReason(t *testing.T) {
 		{"an image instead of an initrd", qemu + "image = \"/x.img\"\n", "set initrd"},
 		{"a block driver nobody has", qemu + "block_device_driver = \"nvme\"\n", "block_device_driver"},
 		{"an aio nobody has", qemu + "block_device_aio = \"fast\"\n", "block_device_aio"},
-		{"no file share", qemu + "shared_fs = \"none\"\n", "shared_fs"},
+		{"neither files nor disks", qemu + "shared_fs = \"none\"\ndisable_block_device_use = true\n", "shared_fs"},
 		{"a network nobody has", "[runtime]\ninternetworking_model = \"slirp\"\n", "internetworking_model"},
 		{"emptyDir nowhere", "[runtime]\nemptydir_mode = \"disk\"\n", "emptydir_mode"},
 		{"a folder from nowhere", "[runtime]\nsandbox_bind_mounts = [\"a\"]\n", "sandbox_bind_mounts"},

@@ -119,6 +119,10 @@ func (a *agent) RemoveContainer(_ context.Context, r *agentproto.RemoveContainer
 	return &agentproto.Empty{}, nil
 }
 
+func (a *agent) CopyFile(_ context.Context, r *agentproto.CopyFileRequest) (*agentproto.Empty, error) {
+	return &agentproto.Empty{}, a.call("CopyFile", string(r.GetData()))
+}
+
 func (a *agent) OnlineCPUMem(_ context.Context, r *agentproto.OnlineCPUMemRequest) (*agentproto.Empty, error) {
 	return &agentproto.Empty{}, a.call("OnlineCPUMem", fmt.Sprint(r.GetNbCpus()))
 }

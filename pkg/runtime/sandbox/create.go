@@ -82,24 +82,6 @@ func (s *Sandbox) removeDir() error {
 	return err
 }
 
-func (s *Sandbox) startShare(ctx context.Context, o Options, undo *rollback.Stack) (err error) {
-	h := s.config.Hypervisor
-	s.share, err = share.Start(ctx, share.Config{
-		ID: s.id, Root: s.roots.Share, Socket: s.roots.shareSocket(s.id),
-		Daemon: h.VirtiofsDaemon, Cache: h.VirtiofsCache, Args: h.VirtiofsArgs, Log: s.log,
-	})
-	if err != nil {
-		return err
-	}
-	undo.Push("end the file share", s.share.Close)
-	for _, path := range s.config.Runtime.BindMounts {
-		if err := s.share.SandboxMount(ctx, path); err != nil {
-			return err
-		}
-	}
-	return s.state.setDaemon(s.share.Daemon())
-}
-
 func (s *Sandbox) startMachine(ctx context.Context, o Options, undo *rollback.Stack) error {
 	c, err := s.machineConfig()
 	if err != nil {
@@ -131,9 +113,12 @@ func (s *Sandbox) machineConfig() (qemu.Config, error) {
 		ID: s.id, Dir: s.roots.vmDir(s.id), QEMU: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, KernelParams: params,
 		Accel: s.config.Direct.Accel, MemoryMiB: s.size.now.MemoryMiB, VCPUs: s.size.now.VCPUs, Bridges: h.Bridges,
 		BlockDriver: h.BlockDriver, BlockAIO: h.BlockAIO, IOThread: h.IOThreads,
-		ShareSocket: s.roots.shareSocket(s.id), ShareTag: share.Tag, NICs: s.network.NICs(),
+		NICs:      s.network.NICs(),
 		Namespace: s.network.Namespace(),
 		Vsock:     true, Lease: s.lease, Console: s.console, Debug: h.Debug, OnEvent: s.onEvent, Log: s.log,
+	}
+	if !s.copies() {
+		c.ShareSocket, c.ShareTag = s.roots.shareSocket(s.id), share.Tag
 	}
 	if h.BlockCache {
 		c.BlockCache = &qemu.BlockCache{Direct: h.BlockCacheDirect, NoFlush: h.BlockCacheNoFlush}
@@ -198,9 +183,13 @@ func (s *Sandbox) withCause(ctx context.Context, err error) error {
 }
 
 func (s *Sandbox) makeSandbox(ctx context.Context, o Options, _ *rollback.Stack) error {
-	storages := []*agentproto.Storage{{
-		Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir,
-	}, sharedMemory(o.Spec.Mounts)}
+	var storages []*agentproto.Storage
+	if !s.copies() {
+		storages = append(storages, &agentproto.Storage{
+			Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir,
+		})
+	}
+	storages = append(storages, sharedMemory(o.Spec.Mounts))
 	_, err := s.agent.CreateSandbox(ctx, &agentproto.CreateSandboxRequest{
 		Hostname: hostname(o.Spec), Dns: resolvConf(o.Spec.Mounts), Storages: storages, SandboxId: s.id,
 		KernelModules: kernelModules(s.config.Agent.KernelModules),

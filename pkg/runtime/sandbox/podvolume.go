@@ -26,6 +26,9 @@ func (s *Sandbox) memoryVolume(id string, m specs.Mount, hugepages []specs.Linux
 		return "", nil, err
 	}
 	whole, err := s.memoryDir(dir, hugepages)
+	if err == nil && whole == nil && s.copies() {
+		whole, err = localDir(dir)
+	}
 	if err != nil || whole == nil {
 		return "", nil, err
 	}
@@ -66,6 +69,18 @@ func memoryDir(source string, sizeBytes, machineBytes int64) (*agentproto.Storag
 	}
 	return &agentproto.Storage{
 		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: guestspec.EphemeralPath(source), Options: options,
+	}, nil
+}
+
+// localDir is a folder in the guest's own memory, with the mode and group of the host's: without a file share there is
+// no other that the containers of a pod could have in common.
+func localDir(source string) (*agentproto.Storage, error) {
+	options, err := ownership(source)
+	if err != nil {
+		return nil, err
+	}
+	return &agentproto.Storage{
+		Driver: "local", Source: "local", Fstype: "local", MountPoint: guestspec.LocalPath(source), Options: options,
 	}, nil
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/katadirect/katadirect/pkg/runtime/management"
 	"github.com/katadirect/katadirect/pkg/runtime/network"
 	"github.com/katadirect/katadirect/pkg/runtime/portforward"
-	"github.com/katadirect/katadirect/pkg/runtime/share"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 	"github.com/katadirect/katadirect/pkg/runtime/volume"
 )
@@ -34,7 +33,7 @@ type Sandbox struct {
 
 	lease      *os.File
 	state      *stateFile
-	share      *share.Share
+	share      files
 	network    *network.Network
 	machine    vm.Machine
 	console    *console

@@ -66,8 +66,8 @@ func (s *Share) releaseFolder(f *folder) error {
 	return (place{path: f.path, made: true}).release()
 }
 
-// uniqueName is Kata's for a mount of a container.
-func uniqueName(container, destination string) string {
+// UniqueName is Kata's for a mount of a container: a name in GuestDir.
+func UniqueName(container, destination string) string {
 	var unique [8]byte
 	_, _ = rand.Read(unique[:]) // never fails
 	return container + "-" + hex.EncodeToString(unique[:]) + "-" + baseName(destination)

@@ -121,7 +121,7 @@ func (s *Share) Bind(ctx context.Context, container, source, destination string,
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	target, err := s.bind(container, source, uniqueName(container, destination), readOnly)
+	target, err := s.bind(container, source, UniqueName(container, destination), readOnly)
 	if err != nil {
 		return "", fmt.Errorf("share %s with the guest: %w", source, err)
 	}

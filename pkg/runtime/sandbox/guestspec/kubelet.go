@@ -21,6 +21,7 @@ const (
 // Places in the guest for what stands in for kubelet's volumes, as in Kata.
 const (
 	ephemeralDir = "/run/kata-containers/sandbox/ephemeral"
+	localDir     = "/run/kata-containers/sandbox/local"
 	watchableDir = "/run/kata-containers/shared/containers/watchable"
 )
 
@@ -48,6 +49,9 @@ func IsWatched(source string) bool {
 func EphemeralPath(source string) string {
 	return path.Join(ephemeralDir, path.Base(path.Clean(source)))
 }
+
+// LocalPath is where the guest has an emptyDir that the host has at source, where the guest cannot reach that.
+func LocalPath(source string) string { return path.Join(localDir, path.Base(path.Clean(source))) }
 
 // WatchablePath is where the guest has its copy of a watched folder; shared is the folder's path on the share.
 func WatchablePath(shared string) string { return path.Join(watchableDir, path.Base(shared)) }
