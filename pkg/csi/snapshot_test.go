@@ -500,6 +500,42 @@ func TestASnapshotThatAMachineCopiesIsKnownBeforeItIsReady(t *testing.T) {
 	})
 }
 
+// A machine gives a copy up that nobody asks after, so the copies of a group are all asked after until the last is whole.
+func TestAllCopiesOfAGroupAreAskedAfter(t *testing.T) {
+	h := newHost(t, withPoolOn("ext4"))
+	one, target := h.published("one")
+	other, otherTarget := h.published("other")
+	var begun atomic.Int32
+	var asked [3]atomic.Int32
+	s := h.runShim("sandbox", map[string]http.HandlerFunc{
+		directvolume.PathFreeze: answerJSON(directvolume.Freeze{ID: 1}, new(atomic.Int32)),
+		directvolume.PathThaw:   answerJSON(directvolume.Thaw{WasFrozen: true}, new(atomic.Int32)),
+		directvolume.PathCopy: func(w http.ResponseWriter, r *http.Request) {
+			answerJSON(directvolume.CopyState{ID: uint64(begun.Add(1))}, new(atomic.Int32))(w, r)
+		},
+		directvolume.PathCopyState: func(w http.ResponseWriter, r *http.Request) {
+			var query directvolume.CopyQuery
+			if err := json.NewDecoder(r.Body).Decode(&query); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			asked[query.ID].Add(1)
+			done := asked[3-query.ID].Load() > 0 // when the other has been asked after too
+			answerJSON(directvolume.CopyState{ID: query.ID, Done: done}, new(atomic.Int32))(w, r)
+		},
+		directvolume.PathCopyCancel: answerJSON(directvolume.CopyState{Done: true}, new(atomic.Int32)),
+	})
+	s.claim(target)
+	s.claim(otherTarget)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	made, err := h.CreateVolumeGroupSnapshot(ctx, &csi.CreateVolumeGroupSnapshotRequest{Name: "g", SourceVolumeIds: []string{one.id, other.id}})
+	must(t, err)
+	if got := made.GetGroupSnapshot(); len(got.GetSnapshots()) != 2 || !got.GetReadyToUse() {
+		t.Errorf("%v", got)
+	}
+}
+
 // An ordinary mount of the host is frozen like a guest's, and goes on.
 func TestASnapshotOfAVolumeThatTheHostHasMounted(t *testing.T) {
 	onBothPools(t, func(t *testing.T, h *host) {
