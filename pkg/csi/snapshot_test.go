@@ -490,11 +490,31 @@ func TestASnapshotThatAMachineCopiesIsKnownBeforeItIsReady(t *testing.T) {
 			t.Errorf("cancelled %d times; the pool has %v", cancelled.Load(), h.folders())
 		}
 	})
+	t.Run("a clone, which outlasts its caller", func(t *testing.T) {
+		before := h.folders()
+		create := createRequest("clone", gib)
+		create.VolumeContentSource = contentSource(v.id)
+		begunBefore := begun.Load()
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := h.CreateVolume(ctx, create)
+			cancel()
+			refused(t, err, codes.DeadlineExceeded)
+		}
+		if begun.Load() != begunBefore+1 {
+			t.Errorf("%d copies were begun for two calls", begun.Load()-begunBefore)
+		}
+		_, err := h.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: h.driver.pool.ID("clone")})
+		must(t, err)
+		if cancelled.Load() != 2 || !slices.Equal(h.folders(), before) {
+			t.Errorf("cancelled %d times; the pool has %v", cancelled.Load(), h.folders())
+		}
+	})
 	t.Run("while the driver ends", func(t *testing.T) {
 		before := h.folders()
 		impatient()
 		h.restart()
-		if cancelled.Load() != 2 || !slices.Equal(h.folders(), before) {
+		if cancelled.Load() != 3 || !slices.Equal(h.folders(), before) {
 			t.Errorf("cancelled %d times; the pool has %v", cancelled.Load(), h.folders())
 		}
 	})

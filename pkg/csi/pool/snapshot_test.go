@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -254,6 +255,22 @@ func TestAPreparedImageHasRoomAndGivesBackWhatWasNotWritten(t *testing.T) {
 			t.Errorf("the middle is lost: %v", err)
 		}
 	})
+}
+
+func TestACopyEndsWithItsContext(t *testing.T) {
+	p := open(t, t.TempDir())
+	v := create(t, p, "source", 16*mib)
+	writeImage(t, v, "data")
+	d, err := p.BeginSnapshot(t.Context(), SnapshotSpec{Name: "snapshot", SourceID: v.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Discard(t.Context())
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := d.Copy(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("a copy that nobody wants any more: %v", err)
+	}
 }
 
 func TestASourceThatAMachineHasOpenIsNotCopied(t *testing.T) {
