@@ -101,14 +101,14 @@ func (m *crunMachine) exec(id string) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-// stream has the guest write to a port of its own, and returns how fast that arrives.
-func (m *crunMachine) stream(ctx context.Context, bytes int64) (mbPerSecond float64, err error) {
+// stream has the guest write to a port of its own, by the job "stream" or "pipe", and returns how fast that arrives.
+func (m *crunMachine) stream(ctx context.Context, job string, bytes int64) (mbPerSecond float64, err error) {
 	conn, err := m.dial(ctx, m.share+".stream")
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	if _, err := fmt.Fprintf(m.guest, "stream %d\n", bytes>>20); err != nil {
+	if _, err := fmt.Fprintf(m.guest, "%s %d\n", job, bytes>>20); err != nil {
 		return 0, err
 	}
 	if err := m.guest.Flush(); err != nil {
@@ -118,7 +118,7 @@ func (m *crunMachine) stream(ctx context.Context, bytes int64) (mbPerSecond floa
 	if err != nil {
 		return 0, err
 	}
-	_, err = m.answer("stream")
+	_, err = m.answer(job)
 	return mbPerSecond, err
 }
 

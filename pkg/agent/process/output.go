@@ -42,25 +42,29 @@ func newOutput(f *os.File) *output {
 
 // read waits for at least a byte and returns at most limit; none at the end.
 func (o *output) read(ctx context.Context, limit int) (data []byte, err error) {
-	n, err := o.take(ctx, limit, func(fd int) (_ int, err error) {
+	if limit <= 0 {
+		return nil, fmt.Errorf("read of %d bytes: %w", limit, unix.EINVAL)
+	}
+	n, err := o.take(ctx, func(fd int) (_ int, err error) {
 		data, err = readAvailable(fd, limit)
 		return len(data), err
 	})
 	return data[:n], err
 }
 
-// move waits for at least a byte and moves at most limit into the pipe to,
-// without copying; none at the end.
-func (o *output) move(ctx context.Context, to, limit int) (int, error) {
-	return o.take(ctx, limit, func(fd int) (int, error) { return moveAvailable(fd, to, limit) })
+// fill is read into memory of the caller's.
+func (o *output) fill(ctx context.Context, space func() []byte) (int, error) {
+	return o.take(ctx, func(fd int) (int, error) {
+		if !readable(fd) {
+			return 0, unix.EAGAIN
+		}
+		return readOnce(fd, space())
+	})
 }
 
 // take waits until once, which takes what is there, has something or is at the
 // end, and returns how much of it counts: all or none.
-func (o *output) take(ctx context.Context, limit int, once func(fd int) (int, error)) (int, error) {
-	if limit <= 0 {
-		return 0, fmt.Errorf("read of %d bytes: %w", limit, unix.EINVAL)
-	}
+func (o *output) take(ctx context.Context, once func(fd int) (int, error)) (int, error) {
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
@@ -116,20 +120,11 @@ func (o *output) takeNow(once func(fd int) (int, error)) (n int, err error) {
 	return n, errors.Join(err, readErr)
 }
 
-// moveAvailable moves once, pages and not bytes where it can.
-func moveAvailable(fd, to, limit int) (int, error) {
-	for {
-		n, err := unix.Splice(fd, nil, to, nil, limit, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return int(n), nil
-		}
-	}
+// readable says whether there is something, or the stream's end.
+func readable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	_, err := unix.Poll(fds, 0)
+	return err != nil || fds[0].Revents != 0
 }
 
 // readAvailable reads once, into a buffer of the size of what is there.
@@ -139,18 +134,24 @@ func readAvailable(fd, limit int) ([]byte, error) {
 		size = max(size, waiting)
 	}
 	data := make([]byte, min(size, limit))
+	n, err := readOnce(fd, data)
+	return data[:n], err
+}
+
+// readOnce reads what is there.
+func readOnce(fd int, into []byte) (int, error) {
 	for {
-		n, err := unix.Read(fd, data)
+		n, err := unix.Read(fd, into)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EIO): // a terminal whose other side is closed
-			return nil, io.EOF
+			return 0, io.EOF
 		case err != nil:
-			return nil, err
+			return 0, err
 		case n == 0:
-			return nil, io.EOF
+			return 0, io.EOF
 		default:
-			return data[:n], nil
+			return n, nil
 		}
 	}
 }

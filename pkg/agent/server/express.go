@@ -5,9 +5,9 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"sync"
 
 	"github.com/containerd/ttrpc"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -39,16 +39,15 @@ func (l *expressListener) Accept() (net.Conn, error) {
 	return express.Wrap(conn, l.handler), nil
 }
 
-// stream is how one of the two output streams is read and moved.
+// stream is how one of the two output streams is read.
 type stream struct {
 	name string
-	read readFunc
-	move func(p *process.Process, ctx context.Context, to, limit int) (int, error)
+	fill func(p *process.Process, ctx context.Context, space func() []byte) (int, error)
 }
 
 var (
-	stdout = stream{"stdout", (*process.Process).ReadStdout, (*process.Process).MoveStdout}
-	stderr = stream{"stderr", (*process.Process).ReadStderr, (*process.Process).MoveStderr}
+	stdout = stream{"stdout", (*process.Process).FillStdout}
+	stderr = stream{"stderr", (*process.Process).FillStderr}
 )
 
 // express is an express.Handler.
@@ -88,6 +87,10 @@ func (s *Service) express(req *ttrpc.Request) *express.Work {
 	}
 }
 
+// buffers are for the answers, each as large as what a container's pipe holds.
+// An answer that waits for output has none.
+var buffers = sync.Pool{New: func() any { return express.NewBuffer(process.DefaultPipeSize) }}
+
 // output waits for output and answers with it.
 func (s *Service) output(ctx context.Context, req *agentproto.ReadStreamRequest, from stream) (express.Answer, error) {
 	c, err := s.Sandbox.Container(req.GetContainerId())
@@ -98,32 +101,22 @@ func (s *Service) output(ctx context.Context, req *agentproto.ReadStreamRequest,
 	if err != nil {
 		return express.Answer{}, err
 	}
-	if p.HasTerminal() {
-		resp, err := s.read(ctx, req, from.read)
-		if err != nil {
-			return express.Answer{}, err
+	var buffer *express.Buffer
+	n, err := from.fill(p, ctx, func() []byte {
+		if buffer == nil {
+			buffer = buffers.Get().(*express.Buffer)
 		}
-		message, err := proto.Marshal(resp)
-		return express.Answer{Message: message}, err
+		space := buffer.Space()
+		return space[:min(int(req.GetLen()), len(space))]
+	})
+	release := func() {
+		if buffer != nil {
+			buffers.Put(buffer)
+		}
 	}
-	return moved(ctx, p, int(min(req.GetLen(), maxRead)), from)
-}
-
-// moved takes output into a pipe of its own first: what is there can be
-// counted on, whatever the container does to its end of the stream meanwhile.
-func moved(ctx context.Context, p *process.Process, limit int, from stream) (express.Answer, error) {
-	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return express.Answer{}, err
-	}
-	_, _ = unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, process.DefaultPipeSize) // only for speed
-	n, err := from.move(p, ctx, ends[1], limit)
-	_ = unix.Close(ends[1])
 	if err != nil {
-		_ = unix.Close(ends[0])
+		release()
 		return express.Answer{}, err
 	}
-	return express.Answer{
-		Field: dataField, Pipe: ends[0], Bytes: n, Close: func() { _ = unix.Close(ends[0]) },
-	}, nil
+	return express.Answer{Field: dataField, Buffer: buffer, Bytes: n, Close: release}, nil
 }

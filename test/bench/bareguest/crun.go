@@ -18,6 +18,7 @@ import (
 //	bundle ID FILE        make a bundle with that file of the share as its config.json
 //	crun ARGUMENTS        run crun to its end, with nothing on its standard streams
 //	stream MIB            have dd of the share's root file system write zeros to the second port, in pieces of 1 MiB
+//	pipe MIB              the same to a pipe, from which it is passed on to the port
 
 var containerMounts = []struct {
 	target, source, fstype string
@@ -127,7 +128,58 @@ func stream(mib int64) error {
 		return err
 	}
 	defer port.Close()
-	cmd := exec.Command("/share/rootfs/bin/busybox", "dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", mib))
+	cmd := writer(mib)
 	cmd.Stdout = port
 	return cmd.Run()
+}
+
+func writer(mib int64) *exec.Cmd {
+	return exec.Command("/share/rootfs/bin/busybox", "dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", mib))
+}
+
+// portPiece is what the port's driver takes at once, in bytes.
+const portPiece = 32 << 10
+
+func pipe(mib int64) error {
+	port, err := openPort("bare.1")
+	if err != nil {
+		return err
+	}
+	defer port.Close()
+	from, to, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if _, err := unix.FcntlInt(from.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+		return err
+	}
+	cmd := writer(mib)
+	cmd.Stdout = to
+	err = cmd.Start()
+	to.Close()
+	if err != nil {
+		return err
+	}
+	passed := passOn(int(from.Fd()), int(port.Fd()))
+	from.Close() // it may still write
+	return errors.Join(passed, cmd.Wait())
+}
+
+// passOn reads from the pipe and writes to the port until the pipe's end.
+func passOn(from, to int) error {
+	piece := make([]byte, portPiece)
+	for {
+		n, err := unix.Read(from, piece)
+		if n == 0 || err != nil {
+			return err
+		}
+		for left := piece[:n]; len(left) > 0; {
+			w, err := unix.Write(to, left)
+			if err != nil {
+				return err
+			}
+			left = left[w:]
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -74,21 +72,10 @@ func call(t *testing.T, c *ttrpc.Client, method string, data []byte) ([]byte, er
 	return answer.GetValue(), err
 }
 
-// piped is an answer of data, less what is short of it.
-func piped(t *testing.T, data []byte, short int) Answer {
-	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		t.Error(err)
-	}
-	if _, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, 1<<20); err != nil {
-		t.Error(err)
-	}
-	w := os.NewFile(uintptr(ends[1]), "pipe")
-	if _, err := w.Write(data[short:]); err != nil {
-		t.Error(err)
-	}
-	w.Close()
-	return Answer{Field: 1, Pipe: ends[0], Bytes: len(data), Close: func() { unix.Close(ends[0]) }}
+// buffered is an answer of data.
+func buffered(data []byte) Answer {
+	b := NewBuffer(1 << 20)
+	return Answer{Field: 1, Buffer: b, Bytes: copy(b.Space(), data)}
 }
 
 // places has every request in a line of its own.
@@ -110,14 +97,17 @@ func random(n int) []byte {
 }
 
 func TestAnswersOfBothAreWholeWhileTheyTakeTurns(t *testing.T) {
-	moved, carried := random(1<<20), random(300<<10)
-	c := serve(t, taking("Move", func(context.Context) Answer { return piped(t, moved, 0) }))
+	express, carried := random(1<<20), random(300<<10)
+	sizes := make(chan int, 100)
+	c := serve(t, taking("Fill", func(context.Context) Answer { return buffered(express[:<-sizes]) }))
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			for range 10 {
-				if got, err := call(t, c, "Move", nil); err != nil || !bytes.Equal(got, moved) {
-					t.Errorf("moved: %d bytes, %v", len(got), err)
+			for _, size := range []int{1, 127, 128, 16 << 10, 1 << 20, 2, 1 << 20} {
+				sizes <- size
+				got, err := call(t, c, "Fill", nil)
+				if err != nil || len(got) == 0 || !bytes.Equal(got, express[:len(got)]) {
+					t.Errorf("express: %d bytes, %v", len(got), err)
 				}
 			}
 		})
@@ -134,64 +124,31 @@ func TestAnswersOfBothAreWholeWhileTheyTakeTurns(t *testing.T) {
 
 func TestAFailureAndAMessageAndNothingAreAnswersToo(t *testing.T) {
 	answers := make(chan Answer, 3)
-	c := serve(t, taking("Move", func(context.Context) Answer { return <-answers }))
+	c := serve(t, taking("Fill", func(context.Context) Answer { return <-answers }))
 	answers <- Answer{Status: status.New(codes.NotFound, "no such stream")}
-	if _, err := call(t, c, "Move", nil); status.Code(err) != codes.NotFound {
+	if _, err := call(t, c, "Fill", nil); status.Code(err) != codes.NotFound {
 		t.Errorf("failure: %v", err)
 	}
 	answers <- Answer{Message: []byte{0x0a, 2, 'h', 'i'}}
-	if got, err := call(t, c, "Move", nil); err != nil || string(got) != "hi" {
+	if got, err := call(t, c, "Fill", nil); err != nil || string(got) != "hi" {
 		t.Errorf("message: %q, %v", got, err)
 	}
 	answers <- Answer{}
-	if got, err := call(t, c, "Move", nil); err != nil || len(got) > 0 {
+	if got, err := call(t, c, "Fill", nil); err != nil || len(got) > 0 {
 		t.Errorf("nothing: %q, %v", got, err)
-	}
-}
-
-func TestAPipeThatEndsTooSoonEndsTheConnectionAndWhatWaitsOnIt(t *testing.T) {
-	waiting, ended := make(chan struct{}), make(chan struct{})
-	c := serve(t, func(req *ttrpc.Request) *Work {
-		switch req.Method {
-		case "Wait":
-			return &Work{Queue: "waiting", Do: func(ctx context.Context) Answer {
-				close(waiting)
-				<-ctx.Done()
-				close(ended)
-				return Answer{}
-			}}
-		case "Move":
-			return &Work{Do: func(context.Context) Answer { return piped(t, random(100_000), 1) }}
-		}
-		return nil
-	})
-	go func() {
-		_ = c.Call(context.Background(), "test", "Wait", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{})
-	}()
-	<-waiting
-	if got, err := call(t, c, "Move", nil); err == nil {
-		t.Errorf("%d bytes", len(got))
-	}
-	if _, err := call(t, c, "Echo", nil); err == nil {
-		t.Error("the connection goes on after half a frame")
-	}
-	select {
-	case <-ended:
-	case <-time.After(time.Minute):
-		t.Error("somebody waits on a connection that has ended")
 	}
 }
 
 func TestWaitingEndsWithTheRequestsTimeAndWithTheConnection(t *testing.T) {
 	ended := make(chan error, 1)
-	c := serve(t, taking("Move", func(ctx context.Context) Answer {
+	c := serve(t, taking("Fill", func(ctx context.Context) Answer {
 		<-ctx.Done()
 		ended <- ctx.Err()
 		return Answer{Status: status.FromContextError(ctx.Err())}
 	}))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := c.Call(ctx, "test", "Move", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{}); err == nil {
+	if err := c.Call(ctx, "test", "Fill", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{}); err == nil {
 		t.Error("answered")
 	}
 	if err := <-ended; err != context.DeadlineExceeded {
@@ -199,7 +156,7 @@ func TestWaitingEndsWithTheRequestsTimeAndWithTheConnection(t *testing.T) {
 	}
 	failed := make(chan error, 1)
 	go func() {
-		failed <- c.Call(context.Background(), "test", "Move", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{})
+		failed <- c.Call(context.Background(), "test", "Fill", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{})
 	}()
 	if _, err := call(t, c, "Echo", nil); err != nil { // sent after it
 		t.Fatal(err)
