@@ -16,6 +16,7 @@ import (
 
 	"github.com/katadirect/katadirect/internal/version"
 	"github.com/katadirect/katadirect/pkg/csi"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
@@ -41,6 +42,7 @@ type options struct {
 	driver    csi.Config
 	logFormat string
 	logLevel  slog.Level
+	source    string // of what Kubernetes knows
 	version   bool
 }
 
@@ -67,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
-	var o options
+	o := options{driver: csi.Config{Machines: mode.DefaultMachines}}
 	hostname, _ := os.Hostname()
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -80,6 +82,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.driver.RecordRoot, "record-root", directvolume.DefaultRoot, "folder of the direct-volume records, as the runtime has it")
 	flags.StringVar(&o.driver.StateDir, "state-dir", stage.DefaultDir, "folder of what is staged; below /run, so that it does not outlive a reboot")
 	flags.StringVar(&o.driver.Sandboxes.GoDir, "sandbox-dir", directvolume.DefaultGoDir, "folder of the runtime's sandboxes")
+	kubernetesFlags(flags, &o.source, &o.driver)
 	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -121,6 +124,15 @@ func logger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) 
 
 // serve opens the state before the socket, so that whoever can connect gets answers.
 func serve(ctx context.Context, o options) (err error) {
+	watching, stop := context.WithCancel(ctx)
+	cluster, wait, err := watchKubernetes(watching, o.source, o.driver.NodeID, o.driver.Log)
+	if err != nil {
+		stop()
+		return err
+	}
+	defer wait()
+	defer stop()
+	o.driver.Cluster = cluster
 	driver, err := csi.Open(ctx, o.driver)
 	if err != nil {
 		return err
@@ -131,6 +143,6 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint,
-		"node", o.driver.NodeID, "pool", o.driver.PoolDir)
+		"node", o.driver.NodeID, "pool", o.driver.PoolDir, "kubernetes", o.source)
 	return driver.Serve(ctx, listener)
 }

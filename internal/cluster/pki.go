@@ -29,6 +29,9 @@ const (
 	tokenFile     = "tokens.csv"
 )
 
+// driverIdentity is the CSI driver's.
+const driverIdentity = "csi-node"
+
 // identities are who may speak to the API: file name of the kubeconfig to user and groups.
 var identities = map[string][2]string{
 	"admin":              {"admin", "system:masters"},
@@ -36,6 +39,7 @@ var identities = map[string][2]string{
 	"scheduler":          {"system:kube-scheduler", ""},
 	"kubelet":            {"system:node:" + nodeName, "system:nodes"},
 	"proxy":              {"system:kube-proxy", ""},
+	driverIdentity:       {driverIdentity, ""}, // with no more rights than objects.yaml gives it
 }
 
 // pki is one authority, the certificates it has signed, the key of service accounts, and a token for each identity.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -37,7 +38,8 @@ func (c *Cluster) startStorage(ctx context.Context) error {
 	}
 	driver, err := c.lab.Start(lab.Command{Name: "csi-node", Path: c.opts.BinDir + "/csi-node", Args: []string{
 		"--endpoint", "unix://" + driverSocket, "--node-id", nodeName, "--pool", c.path("pool"),
-		"--state-dir", c.path("staged"),
+		"--state-dir", c.path("staged"), "--kubernetes", c.pki.kubeconfig(driverIdentity),
+		"--default-handler", cmp.Or(c.opts.DefaultHandler, RuncHandler),
 	}})
 	if err != nil {
 		return err

@@ -22,6 +22,8 @@ type access struct {
 	mode csi.VolumeCapability_AccessMode_Mode
 	// fsGroup is the group that is to own the volume's files, 0 for none.
 	fsGroup uint32
+	// selinuxLabel is the label that all files are to have, "" for their own.
+	selinuxLabel string
 }
 
 // readOnly reports whether the access mode, or a mount option, says so.
@@ -50,8 +52,12 @@ func parseAccess(c *csi.VolumeCapability) (access, error) {
 			return access{}, err
 		}
 	}
-	var err error
-	if a.options, err = parseMountOptions(a.fsType, c.GetMount().GetMountFlags()); err != nil {
+	label, flags, err := takeSELinuxLabel(c.GetMount().GetMountFlags())
+	if err != nil {
+		return access{}, err
+	}
+	a.selinuxLabel = label
+	if a.options, err = parseMountOptions(a.fsType, flags); err != nil {
 		return access{}, err
 	}
 	a.fsGroup, err = parseMountGroup(c.GetMount().GetVolumeMountGroup())

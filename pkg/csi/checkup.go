@@ -9,7 +9,9 @@ import (
 
 	"github.com/katadirect/katadirect/pkg/csi/guestview"
 	"github.com/katadirect/katadirect/pkg/csi/health"
+	"github.com/katadirect/katadirect/pkg/csi/hostmount"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
 )
 
 const (
@@ -27,12 +29,14 @@ type checkup struct {
 	records records
 	guests  guests
 	views   *guestview.Views
+	staged  *stage.Store
+	hosts   *hostmount.Mounts
 
 	pooling chan struct{} // of 1; held while the pool is looked at
 }
 
-func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views) *checkup {
-	return &checkup{pool: p, records: r, guests: g, views: v, pooling: make(chan struct{}, 1)}
+func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views, s *stage.Store, h *hostmount.Mounts) *checkup {
+	return &checkup{pool: p, records: r, guests: g, views: v, staged: s, hosts: h, pooling: make(chan struct{}, 1)}
 }
 
 // gauge is the one for the volume, as it is staged.
@@ -44,7 +48,7 @@ func (c *checkup) gaugeWith(v pool.Volume, publications publicationsOf) gauge {
 	if isRaw(v) {
 		return rawGauge{guest}
 	}
-	return guest
+	return hostGauge{staged: c.staged, hosts: c.hosts, next: guest}
 }
 
 // volume returns what is wrong with a volume, nothing for a healthy one. It returns pool.ErrInvalidID or

@@ -27,6 +27,7 @@ type controller struct {
 	maxVolumes int
 	checkup    *checkup
 	log        *slog.Logger
+	modes      modes
 }
 
 func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
@@ -69,6 +70,9 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 		return nil, err
 	}
 	if err := params.checkFor(fsType); err != nil {
+		return nil, err
+	}
+	if err := c.modes.accept(params.mode); err != nil {
 		return nil, err
 	}
 	size, err := parseSize(r.GetCapacityRange())
@@ -205,6 +209,9 @@ func anyFSType(r *csi.ValidateVolumeCapabilitiesRequest) bool {
 func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	params, err := parseParameters(r.GetParameters())
 	if err != nil {
+		return nil, err
+	}
+	if err := c.modes.accept(params.mode); err != nil {
 		return nil, err
 	}
 	fsType := params.fsType

@@ -11,10 +11,13 @@
 //	serial.go      a second call for the same volume or target path is refused with ABORTED at once (locks.go)
 //	controller.go, node.go, publish.go, expand.go, stats.go    the services, plain: validate, act, return
 //	pool/, stage/, records.go, guest.go    volumes, staged state, records, the guest
+//	mode/, kube/, hostmount/               which pod gets a volume how, who knows that, mounts of the host
 //
 // Three things on disk hold all state, and none repeats another: the pool says which volumes there are, stage/ says
 // what is staged, the records of pkg/directvolume say what is published and which sandbox has it.
 //
-// cmd/csi-node is the caller. How a machine runs, and anything a guest has written, must never move in: the driver
-// does not mount, probe or parse the content of a volume.
+// A pod that is no machine gets a mount of the host instead, if the volume's mode says so (modes.go, hostpublish.go).
+//
+// cmd/csi-node is the caller. How a machine runs must never move in, and neither must any reading of what a guest has
+// written: guestdata.go decides what the host may mount, hostmount/ mounts it.
 package csi

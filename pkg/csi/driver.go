@@ -13,7 +13,10 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/katadirect/katadirect/pkg/csi/guestview"
+	"github.com/katadirect/katadirect/pkg/csi/hostmount"
+	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -40,6 +43,12 @@ type Config struct {
 	Overcommit float64
 	// MaxVolumes is how many volumes may be in use on this node at once; 0 is what its memory allows.
 	MaxVolumes int
+	// Cluster is the way to Kubernetes. Without it (nil) nothing is looked up: the StorageClass's mode is all there is.
+	Cluster *kube.Cluster
+	lookups lookups // in Cluster's place, for tests
+	// Machines are the handlers that run pods in virtual machines, DefaultHandler the one of pods without a RuntimeClass.
+	Machines       mode.Machines
+	DefaultHandler string
 	// Log gets one line per call. Nil is silence.
 	Log *slog.Logger
 }
@@ -89,16 +98,18 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		found     = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
 		place     = topology(c.NodeID)
 		sandboxes = guests{c.Sandboxes}
-		check     = newCheckup(volumes, found, sandboxes, guestview.New(c.Log))
+		hosts     = hostmount.New(loops, c.Log)
+		check     = newCheckup(volumes, found, sandboxes, guestview.New(c.Log), staged, hosts)
+		how       = newModes(c)
 		limits    = limiter{pool: volumes, records: found, guests: sandboxes, log: c.Log}
 		held      = &locks{}
 		copies    = newJobs(held, c.Log)
 	)
 	control := &controller{
-		pool: volumes, loops: loops, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, log: c.Log,
+		pool: volumes, loops: loops, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, modes: how, log: c.Log,
 		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, log: c.Log},
 	}
-	inlineVolumes{volumes, found, c.Log}.sweep(ctx)
+	inlineVolumes{volumes, found, staged, c.Log}.sweep(ctx)
 	return &Driver{
 		pool:       volumes,
 		identity:   identity{pool: volumes},
@@ -107,7 +118,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		jobs:       copies,
 		node: serialNode{locks: held, idOf: volumes.ID, NodeServer: &node{
 			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
-			checkup: check, limiter: limits, log: c.Log,
+			checkup: check, limiter: limits, hosts: hosts, modes: how, log: c.Log,
 		}},
 		checkup: check,
 		log:     c.Log,

@@ -9,7 +9,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/pkg/csi/hostmount"
+	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -78,12 +82,20 @@ var codeOf = []struct {
 	{loop.ErrInUse, codes.FailedPrecondition},
 	{loop.ErrForeign, codes.FailedPrecondition},
 	{pool.ErrImageInUse, codes.FailedPrecondition},
+	{hostmount.ErrMounted, codes.FailedPrecondition},
+	{hostmount.ErrCannotGrow, codes.FailedPrecondition},
+	{filesystem.ErrBlank, codes.FailedPrecondition},
+	{filesystem.ErrOccupied, codes.FailedPrecondition},
+	{filesystem.ErrDamaged, codes.FailedPrecondition},
 	{directvolume.ErrClaimed, codes.FailedPrecondition},
 	{directvolume.ErrInvalid, codes.FailedPrecondition},
 	{stage.ErrNotStaged, codes.FailedPrecondition},
 	{ErrDiffers, codes.AlreadyExists},
 	{pool.ErrAttachedDifferently, codes.AlreadyExists},
 	{pool.ErrIncompatible, codes.AlreadyExists},
+	{mode.ErrNoMachine, codes.FailedPrecondition},
+	{mode.ErrUnknown, codes.FailedPrecondition},
+	{kube.ErrNotFound, codes.FailedPrecondition},
 	{ErrNotPublished, codes.NotFound},
 	{ErrNoNode, codes.NotFound},
 	{pool.ErrNotFound, codes.NotFound},
@@ -98,6 +110,7 @@ var codeOf = []struct {
 	{pool.ErrDamaged, codes.DataLoss},
 	{ErrGuest, codes.Unavailable},
 	{pool.ErrNotReady, codes.Unavailable},
+	{kube.ErrUnavailable, codes.Unavailable},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }

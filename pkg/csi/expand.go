@@ -46,6 +46,9 @@ func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 	if err := n.loops.Grow(ctx, v.ImagePath); err != nil {
 		return nil, err
 	}
+	if err := n.growOnHost(ctx, v); err != nil {
+		return nil, err
+	}
 	if err := n.tell(ctx, v); err != nil {
 		return nil, err
 	}
@@ -62,7 +65,7 @@ func (n *node) checkAt(ctx context.Context, id, path string) error {
 		return err
 	}
 	_, err = n.records.at(ctx, path, id)
-	if errors.Is(err, ErrNotPublished) && n.isDeviceOf(ctx, id, path) {
+	if errors.Is(err, ErrNotPublished) && (n.isDeviceOf(ctx, id, path) || n.isOnHostAt(ctx, id, path)) {
 		return nil
 	}
 	return err

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -29,6 +30,9 @@ type host struct {
 	log    *bytes.Buffer
 	driver *Driver
 	stop   func()
+
+	// cluster, if not nil, is what Kubernetes knows, from the next start on.
+	cluster lookups
 
 	maxVolumes int // for start
 
@@ -64,6 +68,8 @@ func (h *host) start() {
 		PoolDir:    h.path("pool"),
 		RecordRoot: h.path("records"),
 		StateDir:   h.path("state"),
+		Machines:   mode.DefaultMachines,
+		lookups:    h.cluster,
 		Sandboxes:  h.sandboxes(),
 		MaxVolumes: h.maxVolumes,
 		Log:        slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -46,6 +46,9 @@ func (c *controller) makeFormatted(ctx context.Context, spec pool.Spec, mkfsOpti
 	if err := formatImage(ctx, d.ImagePath(), spec.FSType, mkfsOptions); err != nil {
 		return pool.Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
 	}
+	if err := d.MarkHostOnly(); err != nil {
+		return pool.Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
+	}
 	return d.FinishVolume()
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,12 +38,12 @@ type hostHolder struct {
 
 // hostHolderOf returns nil if the host does not use the image.
 func hostHolderOf(v pool.Volume, draft *pool.Draft, reflinks bool) (*hostHolder, error) {
-	number, device, err := loopOf(v.ImagePath)
-	if err != nil || number == "" {
+	device, err := loopOf(v.ImagePath)
+	if err != nil || device == "" {
 		return nil, err
 	}
 	h := &hostHolder{volumeID: v.ID, draft: draft, reflinks: reflinks, device: device}
-	point, err := mountedAt(number)
+	point, err := mountedAt(device)
 	if err != nil {
 		return nil, err
 	}
@@ -61,11 +62,7 @@ func thawLeftovers(ctx context.Context, poolDir string, log *slog.Logger) {
 		if err != nil || !strings.HasPrefix(string(image), poolDir+"/") {
 			continue
 		}
-		number, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(file)), "dev"))
-		if err != nil {
-			continue
-		}
-		point, err := mountedAt(strings.TrimSpace(string(number)))
+		point, err := mountedAt("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
 		if err != nil || point == "" {
 			continue
 		}
@@ -81,25 +78,24 @@ func thawLeftovers(ctx context.Context, poolDir string, log *slog.Logger) {
 }
 
 // loopOf finds the loop device that has the image, by what the kernel says of all of them.
-func loopOf(image string) (number, device string, err error) {
+func loopOf(image string) (device string, err error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil || strings.TrimSuffix(string(text), "\n") != image {
 			continue // one that is just going
 		}
-		folder := filepath.Dir(filepath.Dir(file))
-		text, err = os.ReadFile(filepath.Join(folder, "dev"))
-		return strings.TrimSpace(string(text)), "/dev/" + filepath.Base(folder), err
+		return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))), nil
 	}
-	return "", "", nil
+	return "", nil
 }
 
-// mountedAt returns a mount point of the device with that number, "" if there is none.
-func mountedAt(number string) (string, error) {
+// mountedAt returns a mount point of the device, "" if there is none. It goes by the device's name: btrfs has numbers of
+// its own in the table.
+func mountedAt(device string) (string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return "", err
@@ -107,9 +103,11 @@ func mountedAt(number string) (string, error) {
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		// id parent major:minor root mount-point …; a bind mount of a single file cannot be opened as a folder.
+		// id parent major:minor root mount-point … - type source …; a bind mount of a single file cannot be opened as a
+		// folder.
 		fields := strings.Fields(lines.Text())
-		if len(fields) > 4 && fields[2] == number && fields[3] == "/" {
+		dash := slices.Index(fields, "-")
+		if dash > 4 && len(fields) > dash+2 && fields[dash+2] == device && fields[3] == "/" {
 			return unescape.Replace(fields[4]), nil
 		}
 	}

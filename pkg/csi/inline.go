@@ -17,6 +17,7 @@ import (
 
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
 )
 
 // An inline volume (CSI "ephemeral") is described in a pod's spec and lives as long as the pod:
@@ -42,7 +43,7 @@ const (
 
 // classOnly are parameters that no pod may choose: how much is promised to a volume is the operator's word, and so is
 // what the host does to it.
-var classOnly = []string{parameterOvercommit, parameterFormat}
+var classOnly = []string{parameterOvercommit, parameterFormat, parameterAllowGuestData}
 
 // poolID returns the id in the pool of what the caller calls so: itself, or the one that an inline volume of that
 // handle has.
@@ -154,6 +155,7 @@ func parseQuantity(text string) (sizeBytes int64, ok bool) {
 type inlineVolumes struct {
 	pool    *pool.Pool
 	records records
+	staged  *stage.Store
 	log     *slog.Logger
 }
 
@@ -174,6 +176,10 @@ func (i inlineVolumes) delete(ctx context.Context, id, targetPath string) error 
 	}
 	if len(publications) > 0 {
 		return failf(ErrInUse, "inline volume %s is still recorded at %s; its data stays", id, publications[0].path)
+	}
+	// The host may have it mounted still, where kubelet has gone without its last call.
+	if _, err := i.staged.Get(ctx, id); !errors.Is(err, stage.ErrNotStaged) {
+		return errors.Join(err, failf(ErrInUse, "inline volume %s is still mounted on the host at %s; its data stays", id, targetPath))
 	}
 	return i.pool.Delete(ctx, id)
 }

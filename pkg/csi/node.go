@@ -10,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/csi/hostmount"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
@@ -22,6 +23,7 @@ type node struct {
 	loops    *loop.Devices
 	staged   *stage.Store
 	records  records
+	hosts    *hostmount.Mounts
 	guests   guests
 	topology topology
 	// maxVolumes is how many volumes this node takes at once.
@@ -29,6 +31,7 @@ type node struct {
 	checkup    *checkup
 	limiter    limiter
 	log        *slog.Logger
+	modes      modes
 }
 
 func (n *node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
@@ -74,9 +77,12 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		FSType:      v.FSType,
 		ReadOnly:    a.readOnly(),
 		Options:     a.options,
+
+		SELinuxLabel: a.selinuxLabel,
 	}
 	switch present, err := n.staged.Get(ctx, v.ID); {
 	case errors.Is(err, stage.ErrNotStaged):
+		wanted.OnHost = isMountedFolder(wanted.StagingPath) // and the state that said so has been removed
 	case err != nil:
 		return nil, err
 	case present.StagingPath != wanted.StagingPath:
@@ -85,6 +91,11 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		// The writer modes are all one here: how many pods may write is decided at publish.
 		return nil, failf(ErrDiffers, "volume %s is staged at %s read-only=%t with mount options %v, not read-only=%t with %v",
 			v.ID, present.StagingPath, present.ReadOnly, present.Options, wanted.ReadOnly, wanted.Options)
+	case present.SELinuxLabel != wanted.SELinuxLabel:
+		return nil, failf(ErrDiffers, "volume %s is staged at %s with the SELinux label %q, not %q",
+			v.ID, present.StagingPath, present.SELinuxLabel, wanted.SELinuxLabel)
+	default:
+		wanted.OnHost = present.OnHost
 	}
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
@@ -131,7 +142,7 @@ func (n *node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	}
 	present, err := n.staged.Get(ctx, id)
 	if errors.Is(err, stage.ErrNotStaged) {
-		return &csi.NodeUnstageVolumeResponse{}, nil
+		return &csi.NodeUnstageVolumeResponse{}, n.releaseForgotten(ctx, id, r.GetStagingTargetPath())
 	}
 	if err != nil {
 		return nil, err
@@ -142,6 +153,9 @@ func (n *node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 		return &csi.NodeUnstageVolumeResponse{}, nil
 	}
 	if err := n.checkUnpublished(ctx, id); err != nil {
+		return nil, err
+	}
+	if err := n.releaseHost(ctx, id); err != nil {
 		return nil, err
 	}
 	if present.FSType == pool.RawBlock {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 )
 
 func TestUnknownParametersAreRefusedByName(t *testing.T) {
@@ -155,7 +157,7 @@ func FuzzParameters(f *testing.F) {
 	f.Add("fstype", "ext4")
 	f.Fuzz(func(t *testing.T, key, value string) {
 		p, err := parseParameters(map[string]string{key: value})
-		if err == nil && (p.mode != modeDirect || p.fsType != "" && checkFSType(p.fsType) != nil) {
+		if err == nil && (p.mode != mode.Direct || p.fsType != "" && checkFSType(p.fsType) != nil) {
 			t.Errorf("%q=%q gave %+v", key, value, p)
 		}
 	})

@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"github.com/katadirect/katadirect/internal/mkfs"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
 // StorageClass parameters. docs/storageclass.md is the reference.
 const (
-	parameterMode = "katadirect.io/mode"
+	parameterMode = mode.Key
 	// parameterFSType is Kubernetes' own key. external-provisioner turns it into the capability's fs_type and takes it
 	// away; a caller without external-provisioner may leave it.
 	parameterFSType = "csi.storage.k8s.io/fstype"
@@ -22,7 +23,6 @@ const (
 	// parameterMkfsOptions are options of the mkfs program, as on its command line.
 	parameterMkfsOptions = "katadirect.io/mkfsOptions"
 
-	modeDirect    = "direct"
 	defaultFSType = "ext4"
 )
 
@@ -36,7 +36,7 @@ var supportedFileSystems = pool.FileSystems()
 
 // parameters are a StorageClass's parameters, checked.
 type parameters struct {
-	mode       string
+	mode       mode.Mode
 	fsType     string  // "" if not given
 	overcommit float64 // 0 if not given
 	// mkfsOptions can be checked only when the file system is known.
@@ -59,12 +59,13 @@ var knownParameters = []struct {
 	{parameterOvercommit, readOvercommit, true},
 	{parameterMkfsOptions, readMkfsOptions, true},
 	{parameterFormat, readFormat, true},
+	{parameterAllowGuestData, readAllowGuestData, true},
 }
 
 // parseParameters reads a StorageClass's parameters. An unknown key is an error that names it: a misspelt key must
 // not silently mean its default.
 func parseParameters(given map[string]string) (parameters, error) {
-	p := parameters{mode: modeDirect, kept: map[string]string{parameterMode: modeDirect}}
+	p := parameters{mode: mode.Direct, kept: map[string]string{parameterMode: string(mode.Direct)}}
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		if slices.Contains(informative, key) {
 			continue
@@ -92,14 +93,6 @@ func (p *parameters) read(key, value string) error {
 		return nil
 	}
 	return failf(ErrInvalidArgument, "unknown parameter %q; known are %s", key, strings.Join(keys, ", "))
-}
-
-func readMode(p *parameters, value string) error {
-	if value != modeDirect {
-		return fmt.Errorf("mode %q is not supported; only %q is", value, modeDirect)
-	}
-	p.mode = value
-	return nil
 }
 
 func readFSType(p *parameters, value string) (err error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/katadirect/katadirect/internal/rollback"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
@@ -37,8 +38,20 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 
 // publishVolume publishes a volume that is ready for it.
 func (n *node) publishVolume(ctx context.Context, v pool.Volume, a access, r *csi.NodePublishVolumeRequest) error {
-	if isRaw(v) {
+	if isRaw(v) { // the same for machines and ordinary pods
 		return n.publishRaw(ctx, v, r.GetTargetPath(), forPod(newRawRecord(v, r.GetReadonly() || a.readOnly()), r))
+	}
+	how, err := n.way(ctx, v, r)
+	switch {
+	case err != nil:
+		return err
+	case how == mode.Host && isInline(v):
+		return n.publishInlineOnHost(ctx, v, a, r.GetTargetPath())
+	case how == mode.Host:
+		return n.publishOnHost(ctx, v, a, r.GetTargetPath(), r.GetReadonly())
+	}
+	if err := n.leaveHost(ctx, v); err != nil {
+		return err
 	}
 	return n.publish(ctx, v, r.GetTargetPath(), forPod(newRecord(v, a, r.GetReadonly()), r))
 }
@@ -137,6 +150,9 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := n.checkOwn(ctx, id, targetPath); err != nil {
 		return nil, err
 	}
+	if err := n.unpublishOnHost(ctx, id, targetPath); err != nil {
+		return nil, err
+	}
 	// The record first: from then on no container can start with the volume, and the folder is only a folder.
 	if err := n.records.store.Remove(ctx, targetPath); err != nil && !errors.Is(err, directvolume.ErrInvalidKey) {
 		return nil, err
@@ -148,7 +164,7 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := remove(targetPath); err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnpublishVolumeResponse{}, inlineVolumes{n.pool, n.records, n.log}.delete(ctx, id, targetPath)
+	return &csi.NodeUnpublishVolumeResponse{}, inlineVolumes{n.pool, n.records, n.staged, n.log}.delete(ctx, id, targetPath)
 }
 
 // checkOwn refuses to remove the record of another volume. One that cannot be read is removed: it serves nobody.

@@ -155,7 +155,7 @@ func sweepLoops(ctx context.Context, loops *loop.Devices, staged *stage.Store) e
 		if pool.ValidateID(id) != nil {
 			return false
 		}
-		_, err := staged.Get(ctx, id)
-		return !errors.Is(err, stage.ErrNotStaged)
+		present, err := staged.Get(ctx, id)
+		return err == nil && (present.FSType == pool.RawBlock || present.OnHost) || err != nil && !errors.Is(err, stage.ErrNotStaged)
 	})
 }

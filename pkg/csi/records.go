@@ -83,6 +83,9 @@ func newRecord(v pool.Volume, a access, readOnly bool) directvolume.Record {
 			r.Metadata[directvolume.MetadataMkfsOptions] = chosen
 		}
 	}
+	if a.selinuxLabel != "" {
+		r.Metadata[directvolume.MetadataSELinuxLabel] = a.selinuxLabel
+	}
 	// Kata's runtimes fail a container for group 0, and files made by root have it anyway.
 	if a.fsGroup != 0 {
 		r.Metadata[directvolume.MetadataFSGroup] = strconv.FormatUint(uint64(a.fsGroup), 10)
@@ -94,7 +97,8 @@ func newRecord(v pool.Volume, a access, readOnly bool) directvolume.Record {
 // count: it changes while the volume is published.
 func sameMount(a, b directvolume.Record) bool {
 	return a.Device == b.Device && a.FSType == b.FSType && slices.Equal(a.Options, b.Options) &&
-		a.Metadata[directvolume.MetadataFSGroup] == b.Metadata[directvolume.MetadataFSGroup]
+		a.Metadata[directvolume.MetadataFSGroup] == b.Metadata[directvolume.MetadataFSGroup] &&
+		a.Metadata[directvolume.MetadataSELinuxLabel] == b.Metadata[directvolume.MetadataSELinuxLabel]
 }
 
 // realPath resolves symbolic links in the folder that path is in, as the store does. The path itself may not exist.

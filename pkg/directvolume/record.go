@@ -39,6 +39,8 @@ const (
 	MetadataMkfsOptions = "katadirect.io/mkfs-options"
 	// MetadataLimits are the volume's Limits, in their text form. Absent: none.
 	MetadataLimits = "katadirect.io/limits"
+	// MetadataSELinuxLabel is the label that all files are to have in a guest that has SELinux. Absent: their own.
+	MetadataSELinuxLabel = "katadirect.io/selinux-label"
 	// MetadataRootMode are the permissions of the root folder of a file system that the guest makes, octal. Only a
 	// shim's own block emptyDirs have it.
 	MetadataRootMode = "katadirect.io/root-mode"

@@ -29,6 +29,10 @@ var scenarios = map[string]func(t *testing.T, c *kube){
 	"a volume grown while nobody has it":                grownWhileNobodyHasIt,
 	"a mounted volume is one pod's":                     mountedIsOnePods,
 	"an inline volume in a machine":                     inlineInAMachine,
+	"auto mounts on the host or in the guest":           autoForEachPod,
+	"a direct volume is for machines only":              directForAnOrdinaryPod,
+	"claim and RuntimeClass have their word":            wordsOfClaimAndRuntimeClass,
+	"what cannot be looked up is not given":             lookUpThatFails,
 	"an inline volume that cannot be is told to people": inlineThatCannotBe,
 }
 

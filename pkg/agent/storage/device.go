@@ -72,7 +72,7 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 	if err != nil {
 		return nil, err
 	}
-	if err := filesystem.MountDistinct(ctx, m.Tools, disk.Node, r.mountPoint, r.fstype, r.mount); err != nil {
+	if err := filesystem.MountDistinct(ctx, m.Tools, disk.Node, r.mountPoint, r.fstype, labelled(r.mount, r.selinuxLabel)); err != nil {
 		removeMountPoint(r.mountPoint)
 		return nil, err
 	}

@@ -139,7 +139,7 @@ func TestAVolumeOfEndlessDepthIsRefusedAndNotFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range maxDepth + 2 {
+	for range unix.PathMax/2 + 2 {
 		err := unix.Mkdirat(fd, "d", 0o755)
 		next, openErr := unix.Openat(fd, "d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err := errors.Join(err, openErr, unix.Close(fd)); err != nil {

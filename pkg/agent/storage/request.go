@@ -19,6 +19,9 @@ const (
 	// OptionMkfs are options of the mkfs program, as on its command line, for
 	// when the device is formatted.
 	OptionMkfs = "katadirect.io/mkfs-options"
+	// OptionSELinuxLabel is the label that all files of the mount are to have,
+	// where the guest has SELinux.
+	OptionSELinuxLabel = "katadirect.io/selinux-label"
 	// OptionGrow, with the value "on-mount", grows a file system that is
 	// smaller than its device as soon as it is mounted.
 	OptionGrow = "katadirect.io/grow"
@@ -53,6 +56,7 @@ type request struct {
 	// For block devices.
 	formatIfBlank bool
 	mkfsOptions   string
+	selinuxLabel  string
 	ephemeral     bool // what is formatted need not survive the machine
 	growOnMount   bool
 	rootMode      uint32 // 0 for what mkfs makes
@@ -97,6 +101,9 @@ func (r *request) driverOption(option string) error {
 		return known(option, r.formatIfBlank)
 	case OptionMkfs:
 		r.mkfsOptions = value // whether they are good matters only, and is checked, when they are used
+	case OptionSELinuxLabel:
+		r.selinuxLabel = value
+		return known(option, isSELinuxLabel(value))
 	case OptionGrow:
 		r.growOnMount = value == growOnMount
 		return known(option, r.growOnMount)

@@ -155,6 +155,9 @@ func (d *Draft) publish(metaFile string, content any) (err error) {
 	if err := d.image.Sync(); err != nil {
 		return err
 	}
+	if err := d.inheritMark(); err != nil {
+		return err
+	}
 	if err := writeMeta(d.dir, metaFile, content); err != nil {
 		return err
 	}

@@ -153,9 +153,9 @@ func removeFolder(root *os.File, name string) error {
 	}
 	defer dir.Close()
 	freeImage(dir)
-	for _, file := range []string{
+	for _, file := range append(markNames,
 		imageName, metaName, snapshotMetaName, groupMetaName, attachedName, attachedReadOnlyName, limitsName, limitsDraft,
-	} {
+	) {
 		if err := unix.Unlinkat(int(dir.Fd()), file, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return &os.PathError{Op: "unlink", Path: name + "/" + file, Err: err}
 		}

@@ -42,6 +42,10 @@ type Volume struct {
 	FSType      string   `json:"fstype"`
 	ReadOnly    bool     `json:"read-only"`
 	Options     []string `json:"options,omitempty"`
+	// SELinuxLabel is the label that all files are to have, from kubelet; "" for none.
+	SELinuxLabel string `json:"selinux-label,omitempty"`
+	// OnHost says that the host mounts the volume, or was about to: there may be a mount and a loop device.
+	OnHost bool `json:"on-host,omitempty"`
 }
 
 // file is what is on disk: the volume, and the boot it was staged in.

@@ -51,6 +51,10 @@ func TestTheRecordBecomesTheAgentsStorage(t *testing.T) {
 		{"Kata's createFilesystem never formats what is not blank", func(r *directvolume.Record) {
 			r.Metadata = map[string]string{"createFilesystem": "true"}
 		}, &agentproto.Storage{DriverOptions: []string{grow, format}}},
+		{"a label goes along, read-only or not", func(r *directvolume.Record) {
+			r.Options = []string{"ro"}
+			r.Metadata = map[string]string{directvolume.MetadataSELinuxLabel: "u:r:t:s0:c1,c2"}
+		}, &agentproto.Storage{DriverOptions: []string{"katadirect.io/selinux-label=u:r:t:s0:c1,c2"}, Options: []string{"ro"}}},
 		{"group, by default always", func(r *directvolume.Record) {
 			r.Metadata = map[string]string{directvolume.MetadataFSGroup: "1000", directvolume.MetadataFSGroupChangePolicy: "x"}
 		}, &agentproto.Storage{DriverOptions: []string{grow}, FsGroup: &agentproto.FSGroup{GroupId: 1000}}},

@@ -27,6 +27,7 @@ const (
 	optionFormatIfBlank = "katadirect.io/format=if-blank"
 	optionGrowOnMount   = "katadirect.io/grow=on-mount"
 	optionMkfs          = "katadirect.io/mkfs-options="
+	optionSELinuxLabel  = "katadirect.io/selinux-label="
 )
 
 // Keys of Kata's that ask the guest for a new file system, or an encrypted one.
@@ -90,6 +91,9 @@ func newWish(r directvolume.Record, f agentclient.Features) (wish, error) {
 	}
 	w.shared = ephemeral(r)
 	w.driverOptions = driverOptions(r, w.readOnly)
+	if label := r.Metadata[directvolume.MetadataSELinuxLabel]; label != "" {
+		w.driverOptions = append(w.driverOptions, optionSELinuxLabel+label)
+	}
 	if w.limits, err = r.Limits(); err != nil {
 		return wish{}, fmt.Errorf("%w: %w", directvolume.ErrInvalid, err)
 	}

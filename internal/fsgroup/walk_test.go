@@ -1,4 +1,4 @@
-package storage
+package fsgroup
 
 import (
 	"errors"

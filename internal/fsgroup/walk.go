@@ -1,4 +1,4 @@
-package storage
+package fsgroup
 
 import (
 	"context"
@@ -33,8 +33,9 @@ type fileID struct{ device, inode uint64 }
 
 // walk calls visit with everything below root, by the open folder it is in and
 // its name there: what is in a folder before the folder itself. Symbolic links
-// are not followed. However deep folders are in each other, only some of them
-// are open at a time; nobody may move them meanwhile.
+// are not followed, and what is deleted meanwhile is left out. However deep
+// folders are in each other, only some of them are open at a time; moving one
+// of the others meanwhile ends the walk with an error.
 func walk(ctx context.Context, root *os.File, visit func(at int, name string) error) (err error) {
 	var w walker
 	defer w.close()
@@ -52,18 +53,26 @@ func walk(ctx context.Context, root *os.File, visit func(at int, name string) er
 			if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 				err = visit(dir.fd, name)
 			}
+			err = unlessGone(err)
 		case len(w.way) == 1:
 			return nil
 		default:
 			name = dir.name
 			if err = w.leave(); err == nil {
-				err = visit(w.top().fd, name)
+				err = unlessGone(visit(w.top().fd, name))
 			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+func unlessGone(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
 }
 
 // walker is on its way through a tree.
@@ -78,7 +87,7 @@ func (w *walker) enter(at int, name string) error {
 		return err
 	}
 	if len(w.way) > maxDepth {
-		return errors.Join(fmt.Errorf("%w: folders more than %d deep", ErrRequest, maxDepth), unix.Close(fd))
+		return errors.Join(fmt.Errorf("%w: more than %d", ErrTooDeep, maxDepth), unix.Close(fd))
 	}
 	id, err := identify(fd)
 	if err != nil {

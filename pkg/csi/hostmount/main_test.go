@@ -1,0 +1,10 @@
+package hostmount
+
+import (
+	"os"
+	"testing"
+
+	"github.com/katadirect/katadirect/internal/ownmounts"
+)
+
+func TestMain(m *testing.M) { os.Exit(ownmounts.Main(m)) }

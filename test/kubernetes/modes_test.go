@@ -1,0 +1,151 @@
+package kubernetes
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// modeClaim is a claim for a volume with a file system; annotations is their YAML.
+func modeClaim(name, class, annotations string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %s, annotations: {%s}}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: %s
+  resources: {requests: {storage: 64Mi}}
+---`, name, annotations, class)
+}
+
+// dataPod is a pod that has the claim's volume at /data.
+func dataPod(name, claim, class string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  runtimeClassName: %s
+  terminationGracePeriodSeconds: 0
+  securityContext: {fsGroup: 2000}
+  containers:
+  - name: shell
+    image: busybox:1
+    command: [sleep, "100000"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes:
+  - name: data
+    persistentVolumeClaim: {claimName: %s}
+---`, name, class, claim)
+}
+
+// mountOf is the source and type of what the pod has at /data.
+func (k *kube) mountOf(pod string) string {
+	k.t.Helper()
+	return k.exec(pod, `awk '$2 == "/data" {print $1, $3}' /proc/mounts`)
+}
+
+const claimsMode = "katadirect.io/mode: "
+
+func autoForEachPod(t *testing.T, k *kube) {
+	k.apply(modeClaim("auto", "katadirect-auto", "") + dataPod("auto-plain", "auto", "runc"))
+	k.ready("auto-plain")
+	if got := k.mountOf("auto-plain"); !strings.HasPrefix(got, "/dev/loop") || !strings.HasSuffix(got, " ext4") {
+		t.Errorf("the ordinary pod has %q", got)
+	}
+	if got := k.exec("auto-plain", "echo content > /data/file; stat -c %g /data/file; cat /data/file"); got != "2000\ncontent" {
+		t.Errorf("the ordinary pod's file is %q", got)
+	}
+	// Any number of ordinary pods of the node share a ReadWriteOnce volume; a machine does not.
+	k.apply(dataPod("auto-plain-2", "auto", "runc") + dataPod("auto-machine", "auto", "kata"))
+	k.ready("auto-plain-2")
+	if got := k.exec("auto-plain-2", "cat /data/file"); got != "content" {
+		t.Errorf("the second pod reads %q", got)
+	}
+	k.event("auto-machine", "in use by an ordinary pod")
+	k.remove("pod/auto-plain")
+	k.event("auto-machine", "in use by an ordinary pod")
+	k.remove("pod/auto-plain-2")
+
+	k.ready("auto-machine")
+	if got := k.mountOf("auto-machine"); !strings.HasPrefix(got, "/dev/vd") || !strings.HasSuffix(got, " ext4") {
+		t.Errorf("the pod in a machine has %q", got)
+	}
+	if got := k.exec("auto-machine", "cat /data/file"); got != "content" {
+		t.Errorf("the machine reads %q", got)
+	}
+	k.remove("pod/auto-machine")
+
+	k.apply(dataPod("auto-late", "auto", "runc"))
+	k.event("auto-late", "a virtual machine has written", "katadirect.io/allowHostMountOfGuestData")
+	k.remove("pod/auto-late", "pvc/auto")
+	k.nothingIsLeft()
+}
+
+func directForAnOrdinaryPod(t *testing.T, k *kube) {
+	k.apply(modeClaim("direct", "katadirect", "") + dataPod("direct-plain", "direct", "runc"))
+	k.event("direct-plain", "virtual machines only", "default/direct-plain", `RuntimeClass "runc"`, "katadirect.io/mode: auto")
+	k.remove("pod/direct-plain")
+	k.apply(dataPod("direct-machine", "direct", "kata"))
+	k.ready("direct-machine")
+	if got := k.mountOf("direct-machine"); !strings.HasPrefix(got, "/dev/vd") {
+		t.Errorf("the pod in a machine has %q", got)
+	}
+	k.remove("pod/direct-machine", "pvc/direct")
+	k.nothingIsLeft()
+}
+
+func wordsOfClaimAndRuntimeClass(t *testing.T, k *kube) {
+	k.apply(`
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: shared, annotations: {katadirect.io/mode: host}}
+handler: katadirect
+---
+` + modeClaim("words-host", "katadirect", claimsMode+"host") + dataPod("words-host", "words-host", "kata") +
+		modeClaim("words-class", "katadirect-auto", "") + dataPod("words-class", "words-class", "shared") +
+		modeClaim("words-direct", "katadirect-auto", claimsMode+"direct") + dataPod("words-direct", "words-direct", "shared"))
+	for _, pod := range []string{"words-host", "words-class"} {
+		k.ready(pod)
+		if got := k.mountOf(pod); !strings.HasSuffix(got, " virtiofs") {
+			t.Errorf("pod %s, whose volume the host mounts, has %q", pod, got)
+		}
+		if host, err := os.ReadFile("/proc/sys/kernel/osrelease"); err != nil || k.exec(pod, "uname -r") == strings.TrimSpace(string(host)) {
+			t.Errorf("pod %s is in no machine: %v", pod, err)
+		}
+	}
+	k.event("words-direct", "virtual machines only", `RuntimeClass "shared" with the annotation`)
+	k.remove("pod/words-host", "pod/words-class", "pod/words-direct", "pvc/words-host", "pvc/words-class", "pvc/words-direct",
+		"runtimeclass/shared")
+	k.nothingIsLeft()
+}
+
+// driversRights are as the cluster has given them to the driver.
+const driversRights = `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: katadirect-csi-node}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: katadirect-csi-node}
+subjects:
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: csi-node}
+---`
+
+// The driver loses its rights, and with them the answer.
+func lookUpThatFails(t *testing.T, k *kube) {
+	k.remove("clusterrolebinding/katadirect-csi-node")
+	defer k.apply(driversRights) // the other scenarios need them
+	k.apply(modeClaim("blind", "katadirect-auto", "") + dataPod("blind", "blind", "runc"))
+	k.event("blind", "ClusterRole", "docs/modes.md", "forbidden")
+	if phase := k.kubectl("get", "pod", "blind", "-o=jsonpath={.status.phase}"); phase != "Pending" {
+		t.Errorf("the pod is %s", phase)
+	}
+	k.apply(driversRights)
+	k.ready("blind")
+	if got := k.mountOf("blind"); !strings.HasPrefix(got, "/dev/loop") {
+		t.Errorf("it has %q", got)
+	}
+	k.remove("pod/blind", "pvc/blind")
+	k.nothingIsLeft()
+}
