@@ -32,11 +32,13 @@ func (n *node) admit(ctx context.Context, v pool.Volume) (mayFormat bool, err er
 	if err != nil {
 		return false, fmt.Errorf("volume %s: %w", v.ID, err)
 	}
-	if content.Blank() || content.Unfinished {
+	if content.Blank() {
 		return true, n.pool.MarkHostOnly(ctx, v.ID)
 	}
+	// An unfinished format that the host has begun has the volume's mark. Any other is a guest's word, which it can write
+	// over whatever it likes: a volume that is marked for it would be trusted from then on.
 	if allowed, _ := strconv.ParseBool(v.Parameters[parameterAllowGuestData]); allowed {
-		return false, nil
+		return content.Unfinished, nil
 	}
 	return false, failf(ErrState, "volume %s holds what a virtual machine has written, and the host does not mount that: a "+
 		"hostile guest could have prepared it against the host's kernel. Run the pod in a virtual machine, or use a "+

@@ -66,8 +66,8 @@ type Volume struct {
 	Options []string
 	// SELinuxLabel is the label that all files are to have; "" for their own.
 	SELinuxLabel string
-	// Format lets a blank image be formatted, with those options of the mkfs program, checked by the caller. Without it, a
-	// blank image is filesystem.ErrBlank.
+	// Format lets a blank image, or one whose format was cut short, be formatted, with those options of the mkfs program,
+	// checked by the caller. Without it, such an image is filesystem.ErrBlank.
 	Format      bool
 	MkfsOptions string
 }
@@ -179,9 +179,9 @@ func (m *Mounts) prepare(ctx context.Context, v Volume, device loop.Device) erro
 		return err
 	}
 	switch {
-	case content.Blank() && (!v.Format || v.ReadOnly):
+	case (content.Blank() || content.Unfinished) && (!v.Format || v.ReadOnly):
 		return fmt.Errorf("%w: %s", filesystem.ErrBlank, v.Image)
-	case content.Blank(), content.Unfinished && v.Format && !v.ReadOnly:
+	case content.Blank(), content.Unfinished:
 		return filesystem.Formatter{Tools: run}.Format(ctx, device.Path, v.FSType, filesystem.How{Options: v.MkfsOptions})
 	case content.IsOther(v.FSType):
 		return fmt.Errorf("%w: %s is to have %s and holds: %s", filesystem.ErrOccupied, v.Image, v.FSType, content.Kind)
