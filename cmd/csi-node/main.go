@@ -14,10 +14,13 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/katadirect/katadirect/internal/version"
 	"github.com/katadirect/katadirect/pkg/csi"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -40,6 +43,7 @@ func main() {
 type options struct {
 	endpoint  string
 	driver    csi.Config
+	observing observing
 	logFormat string
 	logLevel  slog.Level
 	source    string // of what Kubernetes knows
@@ -83,6 +87,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.driver.StateDir, "state-dir", stage.DefaultDir, "folder of what is staged; below /run, so that it does not outlive a reboot")
 	flags.StringVar(&o.driver.Sandboxes.GoDir, "sandbox-dir", directvolume.DefaultGoDir, "folder of the runtime's sandboxes")
 	kubernetesFlags(flags, &o.source, &o.driver)
+	o.observing.flags(flags)
 	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -93,7 +98,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	} else {
-		err = absolute(flags, "pool", "record-root", "state-dir", "sandbox-dir")
+		err = errors.Join(absolute(flags, "pool", "record-root", "state-dir", "sandbox-dir"), o.observing.check())
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
@@ -124,6 +129,18 @@ func logger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) 
 
 // serve opens the state before the socket, so that whoever can connect gets answers.
 func serve(ctx context.Context, o options) (err error) {
+	tracing, err := telemetry.StartTracing(ctx, program, version.Version, o.driver.NodeID, o.driver.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracing.Close()) }()
+	observed, err := o.observing.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, observed.close()) }()
+	o.driver.Calls, o.driver.ServerOptions = observed.calls(), tracing.ServerOptions()
+
 	watching, stop := context.WithCancel(ctx)
 	cluster, wait, err := watchKubernetes(watching, o.source, o.driver.NodeID, o.driver.Log)
 	if err != nil {
@@ -142,7 +159,22 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint,
-		"node", o.driver.NodeID, "pool", o.driver.PoolDir, "kubernetes", o.source)
-	return driver.Serve(ctx, listener)
+	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint, "node", o.driver.NodeID,
+		"pool", o.driver.PoolDir, "kubernetes", o.source, "http", observed.addr(), "tracing", tracing != nil)
+	return both(ctx,
+		func(ctx context.Context) error { return driver.Serve(ctx, listener) },
+		func(ctx context.Context) error { return observed.serve(ctx, o, driver) })
+}
+
+// both serves CSI and HTTP until ctx ends or one of them fails. HTTP goes on while the last calls finish, so that
+// health checks see the end coming.
+func both(ctx context.Context, serveCSI, serveHTTP func(context.Context) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	httpCtx, endHTTP := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer endHTTP()
+		return serveCSI(ctx)
+	})
+	group.Go(func() error { return serveHTTP(httpCtx) })
+	return group.Wait()
 }

@@ -46,6 +46,8 @@ func TestBadFlagsAreExplained(t *testing.T) {
 		"node id":          {[]string{"--node-id", "a/b"}, exitFailed, "a/b"},
 		"endpoint":         {[]string{"--endpoint", "tcp://:1"}, exitFailed, "tcp://:1"},
 		"relative pool":    {[]string{"--pool", "pool"}, exitUsage, "--pool \"pool\" is not an absolute path"},
+		"metrics volumes":  {[]string{"--metrics-volumes", "-1"}, exitUsage, "--metrics-volumes"},
+		"http endpoint":    {[]string{"--http-endpoint", "nowhere"}, exitFailed, "--http-endpoint"},
 		"relative state":   {[]string{"--state-dir", "./state"}, exitUsage, "--state-dir"},
 		"pool is a file":   {[]string{"--pool", "/dev/null"}, exitFailed, "/dev/null"},
 		"state is no path": {[]string{"--state-dir", "/dev/null/state"}, exitFailed, "/dev/null"},

@@ -8,6 +8,7 @@
 // A call passes through these layers, each in a file of its own:
 //
 //	intercept.go   panics recovered, errors mapped to gRPC codes (errors.go), one log line, secrets left out
+//	telemetry/     metrics, traces and health checks; observe.go tells them how the volumes are
 //	serial.go      a second call for the same volume or target path is refused with ABORTED at once (locks.go)
 //	controller.go, node.go, publish.go, expand.go, stats.go    the services, plain: validate, act, return
 //	pool/, stage/, records.go, guest.go    volumes, staged state, records, the guest

@@ -19,6 +19,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -51,6 +52,10 @@ type Config struct {
 	DefaultHandler string
 	// Log gets one line per call. Nil is silence.
 	Log *slog.Logger
+	// Calls counts the calls. Nil is no counting.
+	Calls *telemetry.Calls
+	// ServerOptions are more options of the gRPC server, such as tracing.
+	ServerOptions []grpc.ServerOption
 }
 
 // Driver is one node's CSI driver.
@@ -62,6 +67,8 @@ type Driver struct {
 	groups     csi.GroupControllerServer
 	jobs       *jobs
 	checkup    *checkup
+	observer   observer
+	config     Config
 	log        *slog.Logger
 }
 
@@ -73,6 +80,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Log = slog.New(telemetry.LogHandler{Handler: c.Log.Handler()})
 	maxVolumes, err := chooseMaxVolumes(c.MaxVolumes)
 	if err != nil {
 		return nil, err
@@ -120,8 +128,10 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
 			checkup: check, limiter: limits, hosts: hosts, modes: how, log: c.Log,
 		}},
-		checkup: check,
-		log:     c.Log,
+		checkup:  check,
+		observer: observer{pool: volumes, staged: staged, records: found, views: check.views},
+		config:   c,
+		log:      c.Log,
 	}, nil
 }
 
@@ -132,11 +142,14 @@ func (d *Driver) Close() error {
 	return d.pool.Close()
 }
 
+// State says how the driver's volumes are, for metrics (telemetry.Source).
+func (d *Driver) State(ctx context.Context) (telemetry.State, error) { return d.observer.State(ctx) }
+
 // Serve answers calls on the listener until ctx ends. Then it takes no new ones, lets those under way finish for a
 // bounded time, and returns.
 func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
-	calls := &interceptor{log: d.log}
-	server := grpc.NewServer(grpc.UnaryInterceptor(calls.unary))
+	calls := &interceptor{log: d.log, calls: d.config.Calls}
+	server := grpc.NewServer(append(d.config.ServerOptions, grpc.UnaryInterceptor(calls.unary))...)
 	csi.RegisterIdentityServer(server, d.identity)
 	csi.RegisterControllerServer(server, d.controller)
 	csi.RegisterNodeServer(server, d.node)

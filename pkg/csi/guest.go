@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -32,7 +33,9 @@ func (g guests) stats(ctx context.Context, sandboxID, device string) (directvolu
 func (g guests) resize(ctx context.Context, sandboxID, device string, sizeBytes int64) error {
 	ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
 	defer cancel()
+	ctx, end := telemetry.GuestSpan(ctx, "guest resize", sandboxID)
 	err := g.client(sandboxID).Resize(ctx, device, uint64(sizeBytes))
+	end(err)
 	if err == nil {
 		return nil
 	}
@@ -51,7 +54,9 @@ const throttleTimeout = 20 * time.Second
 func (g guests) throttle(ctx context.Context, sandboxID, device string, limits directvolume.Limits) error {
 	ctx, cancel := context.WithTimeout(ctx, throttleTimeout)
 	defer cancel()
+	ctx, end := telemetry.GuestSpan(ctx, "machine limits", sandboxID)
 	err := g.client(sandboxID).Throttle(ctx, device, limits)
+	end(err)
 	switch {
 	case err == nil, errors.Is(err, directvolume.ErrNoSandbox):
 		return nil

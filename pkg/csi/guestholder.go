@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -51,7 +52,9 @@ func (g *guestHolder) freeze(ctx context.Context, limit time.Duration) error {
 		return nil
 	}
 	g.asked = true
+	ctx, end := telemetry.GuestSpan(ctx, "guest freeze", g.sandbox)
 	frozen, err := g.client.Freeze(ctx, g.record.Device, limit)
+	end(err)
 	if err == nil {
 		g.freezeID = frozen.ID
 		return nil
@@ -95,7 +98,9 @@ func (g *guestHolder) thaw(ctx context.Context) error {
 	if !g.asked {
 		return nil
 	}
+	ctx, end := telemetry.GuestSpan(ctx, "guest thaw", g.sandbox)
 	thawed, err := g.client.Thaw(ctx, g.record.Device, g.freezeID)
+	end(err)
 	if err != nil {
 		return failf(ErrGuest, "nobody knows whether volume %s stood still, so what was copied is thrown away: %w", g.volumeID, err)
 	}

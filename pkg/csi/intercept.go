@@ -13,19 +13,25 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 )
 
 // interceptor is what every call passes through: it gets a number, its panic is caught, its error gets a code, and
 // it leaves one line in the log.
 type interceptor struct {
-	log   *slog.Logger
-	calls atomic.Uint64
+	log    *slog.Logger
+	calls  *telemetry.Calls
+	number atomic.Uint64 // of the latest call
 }
 
 func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	method := path.Base(info.FullMethod)
-	log := i.log.With("request", i.calls.Add(1), "method", method)
+	ctx = telemetry.WithRequest(ctx, i.number.Add(1))
+	end := i.calls.Begin(method)
+	log := i.log.With("method", method)
 	if named, ok := request.(interface{ GetVolumeId() string }); ok {
+		telemetry.TraceVolume(ctx, named.GetVolumeId())
 		log = log.With("volume", named.GetVolumeId())
 	} else if named, ok := request.(interface{ GetName() string }); ok {
 		log = log.With("name", named.GetName())
@@ -34,6 +40,7 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 	start := time.Now()
 	response, err := recovered(ctx, log, request, handle)
 	err = toStatus(err)
+	end(status.Code(err))
 	logCall(ctx, log, method, err, time.Since(start))
 	if err != nil {
 		return nil, err

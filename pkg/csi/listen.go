@@ -16,7 +16,7 @@ import (
 // process's user alone: whoever can call the driver can delete volumes. A socket that a dead driver left is replaced,
 // one that somebody serves is not.
 func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
-	path, err := socketPath(endpoint)
+	path, err := SocketPath(endpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,8 @@ func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	return listener, nil
 }
 
-func socketPath(endpoint string) (string, error) {
+// SocketPath is the path that an endpoint names, or ErrInvalidArgument.
+func SocketPath(endpoint string) (string, error) {
 	path := strings.TrimPrefix(endpoint, "unix:")
 	if rest, found := strings.CutPrefix(path, "//"); found {
 		path = rest

@@ -122,6 +122,9 @@ func (v *Views) NoMachine(volume string) View {
 	return v.view(volume, nil)
 }
 
+// Last returns what is known of a volume, and asks nobody.
+func (v *Views) Last(volume string) View { return v.view(volume, nil) }
+
 // Forget is for a volume that is deleted.
 func (v *Views) Forget(volume string) {
 	v.mu.Lock()
