@@ -226,3 +226,10 @@ func (l *lockedBuffer) waitFor(t *testing.T, words string) {
 		}
 	}
 }
+
+func TestAnEndlessFileSystemIsNotPromisedBeyondNumbers(t *testing.T) {
+	s := space{overcommit: 100}
+	if got := s.promisable(math.MaxInt64/2, 100); got <= 0 {
+		t.Errorf("%d bytes can be promised of a file system without an end", got)
+	}
+}

@@ -116,7 +116,8 @@ func (s *space) fitIn(usableBytes int64, from, to promise, book bool) bool {
 
 // promisable is how many bytes can still be promised at that over-commitment, of a disk with so many for this pool.
 func (s *space) promisable(usableBytes int64, overcommit float64) int64 {
-	return int64(float64(max(0, usableBytes-s.booked())) * max(1, overcommit))
+	bytes := float64(max(0, usableBytes-s.booked())) * max(1, overcommit)
+	return int64(min(bytes, math.MaxInt64/2)) // a file system may say that it has no end
 }
 
 func (s *space) booked() int64 {
