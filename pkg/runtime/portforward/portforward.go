@@ -131,7 +131,13 @@ func (f *Forwarder) forward(ctx context.Context, conn *net.TCPConn) {
 		}
 		if err != nil {
 			cancel() // the client has gone, or the server does not read any more
+			return
 		}
+		f.all.Go(func() {
+			if hungUp(conn) {
+				cancel()
+			}
+		})
 	})
 	if _, err := copyTo(conn, server); err != nil {
 		_ = conn.SetLinger(0)
@@ -140,6 +146,24 @@ func (f *Forwarder) forward(ctx context.Context, conn *net.TCPConn) {
 	// The server has said all. Whoever dialed closes its side then; containerd waits a second for it.
 	_ = conn.CloseWrite()
 	up.Wait()
+}
+
+// tcpClose is the kernel's TCP_CLOSE.
+const tcpClose = 7
+
+// hungUp waits until a client that has said all is gone altogether, of which the kernel learns by a reset, the latest
+// one to a probe of ours; it returns false if this side has closed first. A server that does not mind the end of what
+// it is told would otherwise keep the connection, and its place, for as long as the pod lives.
+func hungUp(conn *net.TCPConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
+		return err != nil || info.State == tcpClose
+	})
+	return err == nil
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}

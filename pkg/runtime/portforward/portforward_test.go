@@ -215,3 +215,55 @@ func TestNothingIsLeftAndTheNextCanStart(t *testing.T) {
 		}
 	}
 }
+
+// silent is a server that takes everything and never says or closes anything.
+type silent struct{ toldAll, closed chan struct{} }
+
+func (s silent) Read([]byte) (int, error)    { <-s.closed; return 0, io.EOF }
+func (s silent) Write(p []byte) (int, error) { return len(p), nil }
+func (s silent) CloseWrite() error           { close(s.toldAll); return nil }
+
+func (s silent) Close() error {
+	select {
+	case <-s.closed:
+	default:
+		close(s.closed)
+	}
+	return nil
+}
+
+func TestAConnectionEndsWithItsClientAlsoWhenTheServerDoesNotMind(t *testing.T) {
+	ns := newNamespace(t)
+	server := silent{make(chan struct{}), make(chan struct{})}
+	f, err := Start(ns, func(context.Context, uint16) (Conn, error) { return server, nil }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	conn, err := dialIn(ns, "127.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	await := func(c chan struct{}, what string) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(patience):
+			t.Fatal(what)
+		}
+	}
+	await(server.toldAll, "the server does not learn that the client has said all")
+	select {
+	case <-server.closed:
+		t.Error("a client that still listens was taken for gone")
+	case <-time.After(100 * time.Millisecond):
+	}
+	// What the kernel does by itself, after a minute, where a client has closed both ways.
+	if err := errors.Join(conn.SetLinger(0), conn.Close()); err != nil {
+		t.Fatal(err)
+	}
+	await(server.closed, "the client is gone, and its connection keeps its place")
+}
