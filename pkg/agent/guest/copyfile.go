@@ -3,6 +3,8 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,8 +27,14 @@ type File struct {
 	Data          []byte // a link's target, if Mode says that it is one
 }
 
-// partSuffix is the name under which a file is until it is whole.
-const partSuffix = ".tmp"
+// partOf is the name under which something is until it is whole. It is no
+// longer than the host's own names may be, and none of those: a suffix would
+// make "a", while it is exchanged, the "a.tmp" that may be beside it.
+func partOf(name string) string {
+	hash := fnv.New64a()
+	_, _ = io.WriteString(hash, filepath.Base(name))
+	return filepath.Join(filepath.Dir(name), fmt.Sprintf(".katadirect-part-%016x", hash.Sum64()))
+}
 
 // CopyFile puts a piece of a file in its place. Pieces of one file come in
 // order; with the last the file gets its name. Paths are resolved below
@@ -77,7 +85,7 @@ func makeFolder(root *os.Root, name string, f File) error {
 // makeLink exchanges a link for another in one step: what is read through it
 // is the one content or the other.
 func makeLink(root *os.Root, name string, f File) error {
-	part := name + partSuffix
+	part := partOf(name)
 	if err := root.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -94,7 +102,7 @@ func writePart(root *os.Root, name string, f File) error {
 	if f.Offset < 0 || f.Size < 0 || f.Offset > f.Size || int64(len(f.Data)) > f.Size-f.Offset {
 		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRequest, len(f.Data), f.Offset, f.Size)
 	}
-	part := name + partSuffix
+	part := partOf(name)
 	flags := os.O_WRONLY | os.O_CREATE
 	if f.Offset == 0 {
 		flags |= os.O_TRUNC

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -73,7 +74,7 @@ func TestNothingIsWrittenOutsideOfTheFolder(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(base, "out")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(filepath.Join(outside, "x"), filepath.Join(base, "file.tmp")); err != nil {
+	if err := os.Symlink(filepath.Join(outside, "x"), partOf(filepath.Join(base, "file"))); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{
@@ -103,6 +104,28 @@ func TestPiecesThatDoNotFitAreRefused(t *testing.T) {
 		change(&f)
 		if err := copyFile(base, f); !errors.Is(err, ErrRequest) {
 			t.Errorf("%+v: %v, want ErrRequest", f, err)
+		}
+	}
+}
+
+func TestAFileThatIsExchangedSparesItsNeighbours(t *testing.T) {
+	base := t.TempDir()
+	long := strings.Repeat("n", unix.NAME_MAX)
+	link := File{Path: filepath.Join(base, "b"), Mode: unix.S_IFLNK | 0o777, UID: os.Getuid(), GID: os.Getgid(), Data: []byte("a")}
+	for _, f := range []File{
+		regular(filepath.Join(base, "a.tmp"), "neighbour"), regular(filepath.Join(base, "b.tmp"), "neighbour"),
+		regular(filepath.Join(base, "a"), "one"), regular(filepath.Join(base, "a"), "another"), link,
+		regular(filepath.Join(base, long), "long"),
+	} {
+		if err := copyFile(base, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"a": "another", "b": "another", "a.tmp": "neighbour", "b.tmp": "neighbour", long: "long",
+	} {
+		if data, err := os.ReadFile(filepath.Join(base, name)); err != nil || string(data) != want {
+			t.Errorf("%.10s: %q, %v; want %q", name, data, err, want)
 		}
 	}
 }

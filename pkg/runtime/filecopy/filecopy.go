@@ -158,11 +158,21 @@ func (c *Copies) Release(_ context.Context, container string) error {
 	return nil
 }
 
-// Close ends all of it.
-func (c *Copies) Close(context.Context) error {
+// Close ends all of it. A folder whose file system does not answer (a server that is away) is not waited for longer than
+// ctx: its end is tried again by the next Close.
+func (c *Copies) Close(ctx context.Context) error {
 	c.end()
-	c.following.Wait()
-	return nil
+	ended := make(chan struct{})
+	go func() {
+		c.following.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("end what follows the folders that were copied to the guest: %w", context.Cause(ctx))
+	}
 }
 
 // Daemon is no process: nothing serves.

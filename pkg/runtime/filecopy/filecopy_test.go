@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,4 +248,39 @@ func TestWhatACopyCannotStandInForIsRefusedByName(t *testing.T) {
 	if n := g.called(); n > 0 {
 		t.Errorf("%d calls for what is refused", n)
 	}
+}
+
+// standing is a guest whose copies stand still, as the looks at a folder do whose server is away.
+type standing struct {
+	*guest
+	still atomic.Bool
+	stood chan struct{}
+	goOn  chan struct{}
+}
+
+func (g *standing) CopyFile(ctx context.Context, r *agentproto.CopyFileRequest) (*agentproto.Empty, error) {
+	if g.still.CompareAndSwap(true, false) {
+		close(g.stood)
+		<-g.goOn
+	}
+	return g.guest.CopyFile(ctx, r)
+}
+
+func TestTheEndDoesNotWaitForEverForAFolderThatStandsStill(t *testing.T) {
+	c, g := newCopies(t)
+	s := &standing{guest: g, stood: make(chan struct{}), goOn: make(chan struct{})}
+	c.guest = func() Guest { return s }
+	volume := t.TempDir()
+	write(t, volume, 1, map[string]string{"key": "one"})
+	bound(t, c, g, volume, true)
+	s.still.Store(true)
+	write(t, volume, 2, map[string]string{"key": "two"})
+	<-s.stood
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the end of what stands still: %v", err)
+	}
+	close(s.goOn)
+	must(t, c.Close(t.Context()))
 }
