@@ -67,7 +67,8 @@ func (c *checkup) volumeWith(ctx context.Context, id string, publications public
 		return problems, nil // damaged, and said already
 	}
 	r, err := c.gaugeWith(v, publications).read(ctx, v)
-	return append(problems, r.problems...), err
+	problems = append(problems, r.problems...)
+	return append(problems, limiter{pool: c.pool, staged: c.staged}.unheld(ctx, id)...), err
 }
 
 // diagnosis is one volume's.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -69,6 +70,7 @@ type Driver struct {
 	checkup    *checkup
 	observer   observer
 	config     Config
+	classes    *classes // nil without Kubernetes
 	log        *slog.Logger
 }
 
@@ -109,10 +111,15 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		hosts     = hostmount.New(loops, c.Log)
 		check     = newCheckup(volumes, found, sandboxes, guestview.New(c.Log), staged, hosts)
 		how       = newModes(c)
-		limits    = limiter{pool: volumes, records: found, guests: sandboxes, log: c.Log}
+		limits    = limiter{pool: volumes, staged: staged, records: found, guests: sandboxes, log: c.Log}
 		held      = &locks{}
+		follow    *classes
 		copies    = newJobs(held, c.Log)
 	)
+	if c.Cluster != nil {
+		limits.watched = true
+		follow = newClasses(c.Cluster, limits, held, c.Log)
+	}
 	control := &controller{
 		pool: volumes, loops: loops, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, modes: how, log: c.Log,
 		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, log: c.Log},
@@ -131,6 +138,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		checkup:  check,
 		observer: observer{pool: volumes, staged: staged, records: found, views: check.views},
 		config:   c,
+		classes:  follow,
 		log:      c.Log,
 	}, nil
 }
@@ -155,6 +163,13 @@ func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
 	csi.RegisterNodeServer(server, d.node)
 	csi.RegisterGroupControllerServer(server, d.groups)
 
+	if d.classes != nil {
+		watching, end := context.WithCancel(ctx)
+		var all sync.WaitGroup
+		all.Go(func() { d.classes.run(watching) })
+		defer all.Wait()
+		defer end()
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	select {

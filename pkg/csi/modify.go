@@ -3,11 +3,15 @@ package csi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/katadirect/katadirect/pkg/csi/health"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -26,6 +30,10 @@ func (c limitedController) CreateVolume(ctx context.Context, r *csi.CreateVolume
 	}
 	if err != nil {
 		return nil, err
+	}
+	if r.GetParameters()[mode.Key] == string(mode.Host) && !change.none() {
+		return nil, failf(ErrInvalidArgument, "a VolumeAttributesClass with I/O limits, and %s: %s: the host mounts the volume, and "+
+			"limits hold in virtual machines only", mode.Key, mode.Host)
 	}
 	made, err := c.ControllerServer.CreateVolume(ctx, r)
 	if err != nil || change.none() {
@@ -62,6 +70,7 @@ func (c limitedController) ControllerModifyVolume(ctx context.Context, r *csi.Co
 // limiter gives volumes their limits.
 type limiter struct {
 	pool    *pool.Pool
+	staged  *stage.Store
 	records records
 	guests  guests
 	log     *slog.Logger
@@ -100,18 +109,56 @@ func (l limiter) modify(ctx context.Context, id string, change change, class *st
 	if wanted.Limits, err = change.of(has.Limits); err != nil {
 		return err
 	}
-	if class != nil {
-		wanted.Class = *class
+	if err := l.canHold(ctx, v, wanted.Limits); err != nil {
+		return err
 	}
 	if wanted != has {
 		if err := l.pool.SetLimits(ctx, id, wanted); err != nil {
 			return err
 		}
 	}
-	if change.none() {
+	if !change.none() {
+		if err := l.tell(ctx, v, wanted.Limits); err != nil {
+			return err
+		}
+	}
+	if class == nil || *class == wanted.Class {
 		return nil
 	}
-	return l.tell(ctx, v, wanted.Limits)
+	wanted.Class = *class // last: it says that all of the above is done
+	return l.pool.SetLimits(ctx, id, wanted)
+}
+
+// canHold refuses limits where nothing would hold them: outside of a machine.
+func (l limiter) canHold(ctx context.Context, v pool.Volume, limits directvolume.Limits) error {
+	if limits.None() {
+		return nil
+	}
+	if class, err := classMode(v); err == nil && class == mode.Host {
+		return failf(ErrInvalidArgument, "volume %s is of a class with %s: %s: the host mounts it, and I/O limits hold in "+
+			"virtual machines only", v.ID, mode.Key, mode.Host)
+	}
+	if l.isOnHost(ctx, v.ID) {
+		return failf(ErrState, "volume %s is mounted on the host for an ordinary pod, and I/O limits hold in virtual machines "+
+			"only; modify it when that pod has ended", v.ID)
+	}
+	return nil
+}
+
+// isOnHost reports whether the host has mounted the volume.
+func (l limiter) isOnHost(ctx context.Context, id string) bool {
+	present, err := l.staged.Get(ctx, id)
+	return err == nil && present.OnHost
+}
+
+// unheld says that a volume has limits and is where none hold: a volume with the mode auto may have had them before.
+func (l limiter) unheld(ctx context.Context, id string) []health.Problem {
+	has, err := l.pool.Limits(ctx, id)
+	if err != nil || has.None() || !l.isOnHost(ctx, id) {
+		return nil
+	}
+	return []health.Problem{{Severity: health.Degraded, Reason: health.LimitsNotApplied, Message: fmt.Sprintf(
+		"the volume's I/O limits (%s) do not hold while it is mounted on the host for an ordinary pod", has.Limits)}}
 }
 
 // tell makes the records say what the limits are, and then every machine that has the volume. Which those are is looked
@@ -129,12 +176,22 @@ func (l limiter) tell(ctx context.Context, v pool.Volume, limits directvolume.Li
 	if publications, err = l.records.of(ctx, v); err != nil {
 		return err
 	}
+	told := false
 	for _, p := range publications {
 		for _, sandbox := range p.sandboxes {
 			if err := l.guests.throttle(ctx, sandbox, p.record.Device, limits); err != nil {
 				return err
 			}
+			told = true
 		}
+	}
+	if told || limits.None() {
+		return nil
+	}
+	// A record that cannot be read, or a runtime that claims nothing, hides a machine from the list.
+	if err := l.pool.CheckUnlocked(v.ID); err != nil {
+		return fmt.Errorf("volume %s has the limits %s now, but no readable record says which machine has it, so they hold "+
+			"when the pod is started again: %w", v.ID, limits, err)
 	}
 	return nil
 }

@@ -9,8 +9,12 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/katadirect/katadirect/pkg/csi/health"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -192,6 +196,45 @@ func TestAMachineThatDoesNotTakeLimitsIsToldOf(t *testing.T) {
 		if tc.answer == http.StatusNotFound { // a runtime that cannot limit has nothing to take back
 			must(t, err)
 		}
+	}
+}
+
+func TestAMachineThatNoRecordSpeaksOfDoesNotHaveTheLimits(t *testing.T) {
+	h := newHost(t)
+	v := h.create("pvc")
+	image, err := os.OpenFile(v.image(), os.O_RDWR, 0)
+	must(t, err)
+	defer image.Close()
+	must(t, unix.FcntlFlock(image.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1})) // as QEMU locks
+	refused(t, v.modify(map[string]string{"katadirect.io/iops": "200"}), codes.FailedPrecondition, v.id, "started again")
+	must(t, image.Close())
+	must(t, v.modify(map[string]string{"katadirect.io/iops": "200"}))
+}
+
+func TestLimitsAreRefusedWhereNothingWouldHoldThem(t *testing.T) {
+	h := newHost(t)
+	good := map[string]string{"katadirect.io/iops": "200"}
+	r := createRequest("host", gib)
+	r.Parameters, r.MutableParameters = map[string]string{mode.Key: "host"}, good
+	_, err := h.CreateVolume(t.Context(), r)
+	refused(t, err, codes.InvalidArgument, mode.Key, "virtual machines only")
+	r.MutableParameters = nil
+	made, err := h.CreateVolume(t.Context(), r)
+	must(t, err)
+	refused(t, volume{h: h, id: made.GetVolume().GetVolumeId()}.modify(good), codes.InvalidArgument, "virtual machines only")
+
+	// One that has been in a machine, and is an ordinary pod's now.
+	v := h.create("auto")
+	must(t, v.modify(good))
+	must(t, h.driver.checkup.staged.Put(t.Context(), stage.Volume{ID: v.id, StagingPath: h.staging(v.id), FSType: "ext4", OnHost: true}))
+	refused(t, v.modify(map[string]string{"katadirect.io/iops": "300"}), codes.FailedPrecondition, v.id, "ordinary pod")
+	if l := h.limits(v); l.IOPS != 200 {
+		t.Errorf("%+v", l)
+	}
+	entry(t, v.health(), degraded, health.LimitsNotApplied, "iops=200")
+	must(t, v.modify(map[string]string{"katadirect.io/iops": "0"}))
+	if all := v.health(); len(all) != 0 {
+		t.Errorf("without limits: %v", all)
 	}
 }
 

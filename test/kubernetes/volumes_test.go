@@ -29,6 +29,7 @@ var scenarios = map[string]func(t *testing.T, c *kube){
 	"a volume grown while nobody has it":                grownWhileNobodyHasIt,
 	"a mounted volume is one pod's":                     mountedIsOnePods,
 	"an inline volume in a machine":                     inlineInAMachine,
+	"a VolumeAttributesClass of a volume in use":        attributesOfAVolumeInUse,
 	"auto mounts on the host or in the guest":           autoForEachPod,
 	"a direct volume is for machines only":              directForAnOrdinaryPod,
 	"claim and RuntimeClass have their word":            wordsOfClaimAndRuntimeClass,

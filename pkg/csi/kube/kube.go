@@ -75,6 +75,8 @@ type Cluster struct {
 	pods    watched
 	classes watched
 	log     *slog.Logger
+	// hostName is the node's, for events.
+	hostName string
 }
 
 // Open makes the way and asks nothing yet: a driver starts, too, while the API server is away. A source of Off, or "",
@@ -119,7 +121,7 @@ func newCluster(config *rest.Config, node string, log *slog.Logger) (*Cluster, e
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cluster{log: log}
+	c := &Cluster{log: log, hostName: node}
 	var err error
 	if c.core, err = clientFor(config, "/api", corev1.SchemeGroupVersion); err != nil {
 		return nil, err
