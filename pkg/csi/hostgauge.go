@@ -38,7 +38,7 @@ func (g hostGauge) read(ctx context.Context, v pool.Volume) (reading, error) {
 	if err != nil {
 		return g.next.read(ctx, v)
 	}
-	usage, trouble, err := g.hosts.Look(ctx, mounted, filepath.Base(mounted.Source), !present.ReadOnly)
+	usage, problems, err := g.hosts.Look(ctx, mounted, filepath.Base(mounted.Source), !present.ReadOnly)
 	if err != nil {
 		return reading{
 			unknown: failf(ErrGuest, "volume %s: %w", v.ID, err),
@@ -46,11 +46,7 @@ func (g hostGauge) read(ctx context.Context, v pool.Volume) (reading, error) {
 				Message: fmt.Sprintf("the volume is mounted on the host, and %v", err)}},
 		}, nil
 	}
-	r := reading{usage: hostUsage(usage)}
-	if trouble != "" {
-		r.problems = health.FromGuest(trouble) // in the same words
-	}
-	return r, nil
+	return reading{usage: hostUsage(usage), problems: health.FromMount(problems)}, nil
 }
 
 // hostUsage leaves inodes out where the file system makes them as it needs them.

@@ -128,12 +128,3 @@ func readable(target string) error {
 	}
 	return nil
 }
-
-// Trouble is Problems as one message; "" for nothing wrong.
-func Trouble(m Mounted, disk string, wantWritable bool) string {
-	found := Problems(m, disk, Expected{Writable: wantWritable})
-	if len(found) == 0 {
-		return ""
-	}
-	return condition.Format(found...)
-}

@@ -52,9 +52,12 @@ const (
 
 // FromGuest reads the message of an abnormal condition. A guest can say what it likes, so nothing it says is worse
 // than Inaccessible: that data is lost is for the host to find.
-func FromGuest(message string) []Problem {
+func FromGuest(message string) []Problem { return FromMount(condition.Parse(message)) }
+
+// FromMount is what the one who has mounted a volume has found.
+func FromMount(problems []condition.Problem) []Problem {
 	var found []Problem
-	for _, p := range condition.Parse(message) {
+	for _, p := range problems {
 		severity := Degraded
 		if p.Reason == condition.Unreadable || p.Reason == condition.DeviceGone {
 			severity = Inaccessible

@@ -230,10 +230,10 @@ func TestAFileSystemGrowsMountedAndAtItsNextMount(t *testing.T) {
 			total := func() uint64 {
 				mounted, err := filesystem.MountAt(b.staging)
 				must(t, err)
-				usage, trouble, err := b.mounts.Look(t.Context(), mounted, filepath.Base(mounted.Source), true)
+				usage, problems, err := b.mounts.Look(t.Context(), mounted, filepath.Base(mounted.Source), true)
 				must(t, err)
-				if trouble != "" {
-					t.Error(trouble)
+				if len(problems) > 0 {
+					t.Error(problems)
 				}
 				return usage.Total
 			}
