@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/condition"
 	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 )
@@ -220,6 +221,21 @@ func TestASuperblockThatBlkidDoesNotKnowIsNotBlank(t *testing.T) {
 	if got := read(t, filepath.Join(b.staging, "file")); got != "precious" {
 		t.Errorf("the file holds %q", got)
 	}
+}
+
+func TestErrorsInAMountedFileSystemAreFound(t *testing.T) {
+	b := newBench(t, "ext4", sizes["ext4"])
+	must(t, b.mount())
+	mounted, err := filesystem.MountAt(b.staging)
+	must(t, err)
+	disk := filepath.Base(mounted.Source)
+	must(t, os.WriteFile(filepath.Join("/sys/fs/ext4", disk, "trigger_fs_error"), []byte("a test"), 0o200))
+	_, problems, err := b.mounts.Look(t.Context(), mounted, disk, true)
+	must(t, err)
+	if len(problems) != 1 || problems[0].Reason != condition.FileSystemErrors {
+		t.Errorf("found %v", problems)
+	}
+	must(t, b.release())
 }
 
 func TestAFileSystemGrowsMountedAndAtItsNextMount(t *testing.T) {
