@@ -42,6 +42,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) (err error) {
 		"--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + c.pki.path(accountPublic),
 		"--service-account-signing-key-file=" + c.pki.path(accountKey), "--service-cluster-ip-range=" + serviceCIDR,
+		"--runtime-config=storage.k8s.io/v1beta1=true", // in which these sidecars know VolumeAttributesClasses
 		"--profiling=false",
 	}})
 	if err != nil {

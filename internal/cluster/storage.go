@@ -54,10 +54,10 @@ func (c *Cluster) startStorage(ctx context.Context) error {
 	}
 	common := []string{"--kubeconfig=" + c.pki.kubeconfig("admin"), "--csi-address=" + driverSocket, "--v=2"}
 	for _, command := range []lab.Command{
-		{Name: "csi-provisioner", Args: []string{"--extra-create-metadata", "--feature-gates=Topology=true", "--default-fstype=ext4",
+		{Name: "csi-provisioner", Args: []string{"--extra-create-metadata", "--feature-gates=Topology=true,VolumeAttributesClass=true", "--default-fstype=ext4",
 			"--node-deployment", "--strict-topology", "--immediate-topology=false"},
 			Env: []string{"NODE_NAME=" + nodeName}},
-		{Name: "csi-resizer", Args: []string{"--handle-volume-inuse-error=false"}},
+		{Name: "csi-resizer", Args: []string{"--handle-volume-inuse-error=false", "--feature-gates=VolumeAttributesClass=true"}},
 	} {
 		command.Path = c.Program(command.Name)
 		command.Args = append(common, command.Args...)
