@@ -151,7 +151,7 @@ func (c *controller) checkUnused(ctx context.Context, id string) error {
 		return err // it may be
 	}
 	v, _ := c.pool.Get(ctx, id)
-	v.ID = id // of a damaged or unknown volume this is all there is
+	v.ID, v.ImagePath = id, c.pool.ImagePath(id) // of a damaged or unknown volume this is all there is
 	publications, err := c.records.of(ctx, v)
 	if err != nil {
 		return err

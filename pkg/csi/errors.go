@@ -68,6 +68,7 @@ var codeOf = []struct {
 	code codes.Code
 }{
 	{ErrBusy, codes.Aborted},
+	{errDeleted, codes.Aborted},
 	{ErrToken, codes.Aborted},
 	{ErrInvalidArgument, codes.InvalidArgument},
 	{pool.ErrInvalidID, codes.InvalidArgument},
@@ -110,6 +111,7 @@ var codeOf = []struct {
 	{pool.ErrDamaged, codes.DataLoss},
 	{ErrGuest, codes.Unavailable},
 	{pool.ErrNotReady, codes.Unavailable},
+	{errDriverEnds, codes.Unavailable},
 	{kube.ErrUnavailable, codes.Unavailable},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},

@@ -29,10 +29,14 @@ func (n *node) unpublishOnHost(ctx context.Context, id, targetPath string) error
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
-	if err := n.releaseUnlessUsed(ctx, id); err != nil || present.StagingPath != targetPath {
+	if present.StagingPath != targetPath {
+		return n.releaseUnlessUsed(ctx, id)
+	}
+	// An inline volume is staged by its publication alone, and its data goes next: nobody may have it mounted then.
+	if err := n.releaseHost(ctx, id); err != nil {
 		return err
 	}
-	return n.staged.Delete(ctx, id) // an inline volume is staged by its publication alone
+	return n.staged.Delete(ctx, id)
 }
 
 // releaseUnlessUsed is releaseHost that leaves a volume alone which other pods have.

@@ -18,7 +18,7 @@ type jobs struct {
 	log   *slog.Logger
 
 	ctx     context.Context // ends with the driver
-	end     context.CancelFunc
+	end     context.CancelCauseFunc
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
@@ -40,13 +40,13 @@ var (
 )
 
 func newJobs(held *locks, log *slog.Logger) *jobs {
-	ctx, end := context.WithCancel(context.Background())
+	ctx, end := context.WithCancelCause(context.Background())
 	return &jobs{locks: held, log: log, ctx: ctx, end: end, running: map[string]*job{}}
 }
 
 // close cancels what runs and waits for it.
 func (j *jobs) close() {
-	j.end()
+	j.end(errDriverEnds)
 	j.workers.Wait()
 }
 

@@ -171,7 +171,7 @@ func (n *node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 
 func (n *node) checkUnpublished(ctx context.Context, id string) error {
 	v, _ := n.pool.Get(ctx, id)
-	v.ID = id // all there is of a volume that is gone
+	v.ID, v.ImagePath = id, n.pool.ImagePath(id) // all there is of a volume that is gone
 	publications, err := n.records.of(ctx, v)
 	if err != nil {
 		return fmt.Errorf("unstage volume %s: %w", id, err)

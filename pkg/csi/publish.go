@@ -164,7 +164,13 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := remove(targetPath); err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnpublishVolumeResponse{}, inlineVolumes{n.pool, n.records, n.staged, n.log}.delete(ctx, id, targetPath)
+	if err := (inlineVolumes{n.pool, n.records, n.staged, n.log}).delete(ctx, id, targetPath); err != nil {
+		return nil, err
+	}
+	if _, err := n.pool.Get(ctx, id); errors.Is(err, pool.ErrNotFound) {
+		n.checkup.views.Forget(id) // an inline volume has no DeleteVolume
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
 // checkOwn refuses to remove the record of another volume. One that cannot be read is removed: it serves nobody.

@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"errors"
+	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -139,14 +140,14 @@ func (n *node) isDeviceOf(ctx context.Context, id, path string) bool {
 // detachLeftover takes away a loop device that a volume which is to be deleted still has, though nobody has staged it.
 // One that somebody uses, or has made, is a use of the volume that no record speaks of.
 func (c *controller) detachLeftover(ctx context.Context, id string) error {
-	v, err := c.pool.Get(ctx, id)
-	if err != nil {
+	image := c.pool.ImagePath(id) // of a damaged volume too: its image may be all that is left of it
+	if info, err := os.Lstat(image); err != nil || !info.Mode().IsRegular() {
 		return nil // there is no image that could have one
 	}
-	if _, err := c.loops.Find(ctx, v.ImagePath); err != nil && !errors.Is(err, loop.ErrNoDevice) && !errors.Is(err, unix.ENOENT) {
+	if _, err := c.loops.Find(ctx, image); err != nil && !errors.Is(err, loop.ErrNoDevice) && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	return c.loops.Detach(ctx, v.ImagePath)
+	return c.loops.Detach(ctx, image)
 }
 
 // sweepLoops detaches what a driver that was killed has attached and nobody has staged.

@@ -39,6 +39,7 @@ func stripSecrets(m protoreflect.Message) {
 		case isSecret(field):
 			strip(m, field, value)
 		case field.IsMap():
+			stripTokens(field, value)
 			if field.MapValue().Message() != nil {
 				value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
 					stripSecrets(v.Message())
@@ -54,6 +55,16 @@ func stripSecrets(m protoreflect.Message) {
 		}
 		return true
 	})
+}
+
+// tokensKey is where kubelet puts a pod's tokens in the volume context, which csi.proto does not mark as a secret.
+const tokensKey = "csi.storage.k8s.io/serviceAccount.tokens"
+
+func stripTokens(field protoreflect.FieldDescriptor, value protoreflect.Value) {
+	key := protoreflect.ValueOfString(tokensKey).MapKey()
+	if field.MapKey().Kind() == protoreflect.StringKind && field.MapValue().Kind() == protoreflect.StringKind && value.Map().Has(key) {
+		value.Map().Set(key, protoreflect.ValueOfString(stripped))
+	}
 }
 
 func isSecret(field protoreflect.FieldDescriptor) bool {

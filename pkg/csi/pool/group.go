@@ -57,6 +57,9 @@ func (p *Pool) FindGroup(spec GroupSpec) (_ Group, found bool, err error) {
 			}
 		}
 	})
+	if slices.ContainsFunc(g.Members, func(s Snapshot) bool { return !s.Ready }) {
+		return Group{}, false, fmt.Errorf("%w: the group of snapshots %q (%s) is not whole any more: delete it", ErrIncompatible, spec.Name, g.ID)
+	}
 	if !slices.Equal(wanted, present) {
 		return Group{}, false, fmt.Errorf("%w: the group of snapshots %q (%s) is of other volumes", ErrIncompatible, spec.Name, g.ID)
 	}
@@ -76,7 +79,9 @@ func (p *Pool) GetGroup(id string) (Group, error) {
 	}
 	g := Group{ID: id, Name: e.meta.Name, Created: e.meta.Created}
 	for _, member := range e.meta.Members {
-		g.Members = append(g.Members, p.snapshots[member].snapshot)
+		s := p.snapshots[member].snapshot
+		s.ID = member // of one that a deletion has come to already this is all there is
+		g.Members = append(g.Members, s)
 	}
 	return g, e.damage
 }
