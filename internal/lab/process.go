@@ -165,7 +165,7 @@ func (p *Process) LastWords() string {
 }
 
 func lastLines(said []byte) string {
-	const enough = 2000
+	const enough = 8000
 	if len(said) > enough {
 		said = said[len(said)-enough:]
 	}

@@ -100,19 +100,21 @@ func NodeWith(t *testing.T, options kubelet.Options) *kubelet.Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("containerd's and the shims' last words:\n%s", n.Lab.Containerd().LastWords())
-			t.Logf("csi-node's last words:\n%s", n.Driver().LastWords())
-		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
 		defer cancel()
 		err := errors.Join(n.RemovePods(ctx))
+		// What was left over is explained by what was said before it was removed.
+		words, driver := n.Lab.Containerd().LastWords(), n.Driver().LastWords()
 		left, closeErr := n.Close(ctx)
 		if err := errors.Join(err, closeErr); err != nil {
 			t.Error(err)
 		}
 		if len(left) > 0 {
 			t.Errorf("left over:\n%s", strings.Join(left, "\n"))
+		}
+		if t.Failed() {
+			t.Logf("containerd's and the shims' last words:\n%s", words)
+			t.Logf("csi-node's last words:\n%s", driver)
 		}
 	})
 	return n
