@@ -161,6 +161,7 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint, "node", o.driver.NodeID,
 		"pool", o.driver.PoolDir, "kubernetes", o.source, "http", observed.addr(), "tracing", tracing != nil)
+	releaseStartPages()
 	return both(ctx,
 		func(ctx context.Context) error { return driver.Serve(ctx, listener) },
 		func(ctx context.Context) error { return observed.serve(ctx, o, driver) })
