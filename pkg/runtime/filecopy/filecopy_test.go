@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -283,4 +285,25 @@ func TestTheEndDoesNotWaitForEverForAFolderThatStandsStill(t *testing.T) {
 	}
 	close(s.goOn)
 	must(t, c.Close(t.Context()))
+}
+
+func TestOfAFolderThatIsTooLargeNoMoreIsReadThanThereIsRoomFor(t *testing.T) {
+	folder := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(folder, "0"), nil, 0o600))
+	for i := 1; i < 30*MaxEntries; i++ { // a name is enough
+		must(t, os.Link(filepath.Join(folder, "0"), filepath.Join(folder, strconv.Itoa(i))))
+	}
+	root, err := os.OpenRoot(folder)
+	must(t, err)
+	defer root.Close()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = readTree(root)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, ErrNoShare) {
+		t.Errorf("%v, want a refusal", err)
+	}
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 2<<20 {
+		t.Errorf("%d bytes of memory for a folder with %d names too many", taken, 29*MaxEntries)
+	}
 }

@@ -151,34 +151,68 @@ func moving(err error) error {
 	return err
 }
 
-// readTree reads everything in a folder but the files' contents, by the path from it; the folder itself is ".".
+// readTree reads everything in a folder but the files' contents, by the path from it; the folder itself is ".". What is
+// too much is not read to its end: whoever else may write to the folder must not fill this process.
 func readTree(root *os.Root) (map[string]entry, error) {
-	tree := make(map[string]entry)
-	bytes := int64(0)
-	err := fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
+	t := tree{root: root, entries: make(map[string]entry)}
+	if err := t.read("."); err != nil {
+		return nil, err
+	}
+	return t.entries, nil
+}
+
+type tree struct {
+	root    *os.Root
+	entries map[string]entry
+	bytes   int64
+}
+
+// read adds one file, folder or link, and what is in it.
+func (t *tree) read(name string) error {
+	info, err := t.root.Lstat(name)
+	if err != nil {
+		return moving(err)
+	}
+	e, err := entryOf(info)
+	if err != nil {
+		return err
+	}
+	if isLink(e) {
+		if e.link, err = t.root.Readlink(name); err != nil {
 			return moving(err)
 		}
-		info, err := root.Lstat(name)
-		if err != nil {
-			return moving(err)
-		}
-		e, err := entryOf(info)
-		if err != nil {
+	}
+	t.entries[name] = e
+	if t.bytes += e.size; len(t.entries) > MaxEntries || t.bytes > MaxBytes {
+		return fmt.Errorf("more than %d entries or %d bytes %w", MaxEntries, MaxBytes, ErrNoShare)
+	}
+	if !info.IsDir() {
+		return nil
+	}
+	names, err := t.names(name)
+	if err != nil {
+		return moving(err)
+	}
+	for _, below := range names {
+		if err := t.read(path.Join(name, below)); err != nil {
 			return err
 		}
-		if isLink(e) {
-			if e.link, err = root.Readlink(name); err != nil {
-				return moving(err)
-			}
-		}
-		tree[name] = e
-		if bytes += e.size; len(tree) > MaxEntries || bytes > MaxBytes {
-			return fmt.Errorf("more than %d entries or %d bytes %w", MaxEntries, MaxBytes, ErrNoShare)
-		}
-		return nil
-	})
-	return tree, err
+	}
+	return nil
+}
+
+// names are those in a folder, or more than there is room for.
+func (t *tree) names(folder string) ([]string, error) {
+	dir, err := t.root.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(MaxEntries + 1 - len(t.entries))
+	if errors.Is(err, io.EOF) {
+		return nil, nil
+	}
+	return names, err
 }
 
 // send puts one file, folder or link in its place in the guest.
