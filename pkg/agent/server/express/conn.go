@@ -10,8 +10,8 @@
 // tell the difference.
 //
 // Having the kernel move the pipe's pages into the channel costs the guest no
-// less, for it handles them one by one, and the host much more: a port's pages
-// come out one by one, while what is written to it comes out 32 KiB at a time.
+// less, for it handles them one by one, and the host a third more: they come
+// out of the port one by one, and what is written to it 32 KiB at a time.
 package express
 
 import (
