@@ -12,8 +12,8 @@ import (
 
 // slowWrites are as many operations as 20 in a second do in five seconds.
 const (
-	slowWrites  = "dd if=/dev/zero of=/data/file bs=4096 count=100 oflag=direct conv=notrunc 2>/dev/null"
-	slowSeconds = 5 * time.Second
+	slowWrites = "dd if=/dev/zero of=/data/file bs=4096 count=100 oflag=direct conv=notrunc 2>/dev/null"
+	slowTime   = 5 * time.Second
 )
 
 func TestLimitsHoldInThePodThatRunsInTheNextAndAfterARestartOfTheDriver(t *testing.T) {
@@ -32,7 +32,7 @@ func TestLimitsHoldInThePodThatRunsInTheNextAndAfterARestartOfTheDriver(t *testi
 		t.Helper()
 		var took time.Duration
 		for range 10 {
-			if took = takes(c); took < slowSeconds/2 {
+			if took = takes(c); took < slowTime/2 {
 				t.Logf("%s: %v", when, took)
 				return
 			}
@@ -43,7 +43,7 @@ func TestLimitsHoldInThePodThatRunsInTheNextAndAfterARestartOfTheDriver(t *testi
 		t.Helper()
 		took := takes(c)
 		t.Logf("%s: %v", when, took)
-		if took < slowSeconds*8/10 {
+		if took < slowTime*8/10 {
 			t.Errorf("%s, 100 writes took %v: the limit of 20 in a second does not hold", when, took)
 		}
 	}

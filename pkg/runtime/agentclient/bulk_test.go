@@ -2,6 +2,7 @@ package agentclient
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -92,7 +93,7 @@ func (o *orderly) answer(message []byte) []byte {
 		panic(err)
 	}
 	var resp ttrpc.Response
-	switch data, err := o.agent.ReadStdout(nil, &read); {
+	switch data, err := o.agent.ReadStdout(context.Background(), &read); {
 	case req.Service != "grpc.AgentService" || req.Method != "ReadStdout" || read.ContainerId != "c1" || read.ExecId != "e1":
 		resp.Status = status.New(codes.InvalidArgument, req.String()).Proto()
 	case err != nil:
