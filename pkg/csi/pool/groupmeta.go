@@ -67,14 +67,20 @@ func parseGroupMeta(id string, data []byte) (groupMeta, error) {
 
 // dropLooseMembers removes, after a scan, the snapshots of groups that were never finished, or whose deletion had
 // begun.
-func (p *Pool) dropLooseMembers(ctx context.Context) error {
+func (p *Pool) dropLooseMembers(ctx context.Context) {
 	for id, e := range p.snapshots {
 		group := e.snapshot.GroupID
 		if _, found := p.groups[group]; found || group == "" {
 			continue
 		}
 		if err := p.renameAside(id); err != nil {
-			return fmt.Errorf("%s: %w", id, err)
+			// What is left of an earlier one has the name, say. That is no reason to have no driver.
+			p.log.ErrorContext(ctx, "a snapshot of a group that is gone cannot be removed", "snapshot", id, "error", err)
+			p.snapshots[id] = snapshotEntry{
+				snapshot: Snapshot{ID: id}, promised: e.promised,
+				damage: fmt.Errorf("%w: snapshot %s is of a group that was not finished, or is deleted: delete it", ErrDamaged, id),
+			}
+			continue
 		}
 		if err := removeFolder(p.root, deletedPrefix+id); err != nil {
 			p.log.WarnContext(ctx, "a snapshot of a group that is gone cannot be removed", "snapshot", id, "error", err)
@@ -84,7 +90,6 @@ func (p *Pool) dropLooseMembers(ctx context.Context) error {
 		delete(p.snapshots, id)
 		p.space.release(e.promised)
 	}
-	return nil
 }
 
 // renameAside is renameAway while the pool is being opened; scan makes it durable.

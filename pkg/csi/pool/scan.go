@@ -31,7 +31,8 @@ func (p *Pool) scan(ctx context.Context) error {
 		p.scanVolume(ctx, id, found[i])
 	}
 	// The removals, and the moves, must be durable before anything is made under the same name.
-	return errors.Join(p.dropLooseMembers(ctx), p.root.Sync())
+	p.dropLooseMembers(ctx)
+	return p.root.Sync()
 }
 
 func (p *Pool) scanEntry(ctx context.Context, name string) error {
