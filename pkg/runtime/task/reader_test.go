@@ -137,3 +137,21 @@ func TestAShimThatGoesWaitsForNoContainerd(t *testing.T) {
 	}
 	r.await("exit c1")
 }
+
+// The exits of all execs come before it, so there can be no more of them.
+func TestAContainerWhoseExitIsHeldBackTakesNoMoreExecs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.away.Store(true) // for as long as the test wants
+	reader := speak(t, r, []byte("unread"))
+	r.awaitReaped("c1")
+	wantEqual(t, "state while output is unread", r.status("c1", ""), tasktypes.Status_RUNNING)
+	_, err := r.client.Exec(r.ctx, execRequest(t, "c1", "late", sh("sleep 1000"), StdioConfig{}))
+	if err == nil || !strings.Contains(err.Error(), "it has ended") {
+		t.Errorf("an exec after the end: %v, want a refusal", err)
+	}
+	if _, err := io.ReadFull(reader, make([]byte, len("unread"))); err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "exit status", r.wait("c1", ""), 4)
+}

@@ -24,8 +24,8 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (_ *e
 	if r.GetExecID() == "" {
 		return nil, fmt.Errorf("%w: exec without an id", ErrInvalid)
 	}
-	if now, ok := c.init.now().(running); !ok {
-		return nil, fmt.Errorf("cannot exec in container %s: it is %s: %w", c.id, now, ErrState)
+	if err := c.takesExecs(); err != nil {
+		return nil, err
 	}
 	var spec specs.Process
 	if err := json.Unmarshal(r.GetSpec().GetValue(), &spec); err != nil {
@@ -97,10 +97,23 @@ func (s *Service) launch(ctx context.Context, c *container, p *process) (err err
 }
 
 func (s *Service) launchExec(ctx context.Context, c *container, p *process) error {
-	if now, ok := c.init.now().(running); !ok {
-		return fmt.Errorf("cannot exec in container %s: it is %s: %w", c.id, now, ErrState)
+	if err := c.takesExecs(); err != nil {
+		return err
 	}
 	return c.pod.Exec(ctx, c.id, p.exec, p.spec)
+}
+
+// takesExecs refuses more execs once the container's first process has ended, also as long as that is held back: the
+// exits of all execs come before.
+func (c *container) takesExecs() error {
+	now, ok := c.init.now().(running)
+	switch {
+	case !ok:
+		return fmt.Errorf("cannot exec in container %s: it is %s: %w", c.id, now, ErrState)
+	case isClosed(c.init.reaped):
+		return fmt.Errorf("cannot exec in container %s: it has ended: %w", c.id, ErrState)
+	}
+	return nil
 }
 
 func (s *Service) killLost(ctx context.Context, c *container, p *process) {
