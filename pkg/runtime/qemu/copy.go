@@ -100,9 +100,27 @@ func (c *diskCopy) start(ctx context.Context, m *Machine, target string) (err er
 	})
 	undo.Push("listen no more", func(context.Context) error { c.ended.Close(); return nil })
 	// From QEMU's answer on the copy is of this moment.
-	return c.client.Run(ctx, "blockdev-backup", map[string]any{
+	err = c.client.Run(ctx, "blockdev-backup", map[string]any{
 		"job-id": c.disk.copyName(), "device": c.disk.node(), "target": c.disk.copyName(), "sync": "full",
 	}, nil)
+	var refusal *qmp.CommandError
+	if err != nil && !errors.As(err, &refusal) { // without an answer it may have begun, and nobody would ever end it
+		undo.Push("cancel the copy", c.abandon)
+	}
+	return err
+}
+
+// abandon ends a job that may have begun.
+func (c *diskCopy) abandon(ctx context.Context) error {
+	err := c.client.Run(ctx, "block-job-cancel", map[string]any{"device": c.disk.copyName(), "force": true}, nil)
+	var refusal *qmp.CommandError
+	if errors.As(err, &refusal) { // it has not, or is over
+		return nil
+	}
+	if err == nil {
+		_, err = c.ended.Next(ctx)
+	}
+	return err
 }
 
 // targetNode is the block node of the file, which has to be as long as the disk: QEMU refuses another length.
