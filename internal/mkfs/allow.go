@@ -119,7 +119,7 @@ func label(most int) accepts {
 		for i, c := range []byte(value) {
 			letterOrDigit := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 			if !letterOrDigit && (i == 0 || !strings.ContainsRune("-_.", rune(c))) {
-				return fmt.Errorf("a label is made of letters, digits, -, _ and .")
+				return fmt.Errorf("a label begins with a letter or digit, and has only those and \"-\", \"_\", \".\" in it")
 			}
 		}
 		if value == "" || len(value) > most {

@@ -13,12 +13,11 @@ import (
 )
 
 func main() {
-	if err := write(os.Args[1], os.Args[2:]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, write(os.Args[1], os.Args[2:]))
+	os.Exit(1)
 }
 
+// write returns when it can write no more.
 func write(progress string, names []string) error {
 	var logs []*os.File
 	for _, name := range names {
