@@ -101,7 +101,7 @@ func (m *crunMachine) exec(id string) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-// stream has the guest write to a port of its own, by the job "stream" or "pipe", and returns how fast that arrives.
+// stream has the guest write to a port of its own, by the job "stream", "pipe" or "splice", and returns how fast that arrives.
 func (m *crunMachine) stream(ctx context.Context, job string, bytes int64) (mbPerSecond float64, err error) {
 	conn, err := m.dial(ctx, m.share+".stream")
 	if err != nil {

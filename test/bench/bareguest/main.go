@@ -146,13 +146,16 @@ func (g *guest) do(words []string) (int64, error) {
 		return 0, bundle(words[1], words[2])
 	case words[0] == "crun" && len(words) > 1:
 		return 0, crun(words[1:])
-	case (words[0] == "stream" || words[0] == "pipe") && len(words) == 2:
+	case (words[0] == "stream" || words[0] == "pipe" || words[0] == "splice") && len(words) == 2:
 		size, err := strconv.ParseInt(words[1], 10, 64)
 		if err != nil {
 			return 0, err
 		}
-		if words[0] == "pipe" {
-			return 0, pipe(size)
+		switch words[0] {
+		case "pipe":
+			return 0, pipe(size, passOn)
+		case "splice":
+			return 0, pipe(size, splice)
 		}
 		return 0, stream(size)
 	case words[0] == "umount" && len(words) == 2:
