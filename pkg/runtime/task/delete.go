@@ -69,8 +69,25 @@ func (s *Service) whole(ctx context.Context, id string) (*container, error) {
 	return s.container(id)
 }
 
-// remove takes the container out of the machine, and with its owner the machine.
+// remove takes the container out of the machine, and with its owner the machine, and forgets it if somebody is there to
+// hear of that. Who has given up asks again, by its state first: containerd would take "not found" for an end that
+// somebody else has seen to, and leave the shim and the bundle as they are.
 func (s *Service) remove(ctx context.Context, c *container) error {
+	if !c.removed {
+		if err := s.takeOut(ctx, c); err != nil {
+			return err
+		}
+		c.removed = true
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("it is done, and nobody waits for the answer any more: %w", ctx.Err())
+	}
+	s.release(c)
+	return nil
+}
+
+// takeOut does what remove is for. It goes on when the caller has given up.
+func (s *Service) takeOut(ctx context.Context, c *container) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
 
@@ -88,11 +105,23 @@ func (s *Service) remove(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
-	s.release(c)
 	exit, _ := c.init.exit()
 	s.publishDelete(c, exit)
 	c.init.log.Info("container deleted")
 	return nil
+}
+
+// askGrace is how long after the last container's end containerd may take to ask for Shutdown. It does so at once, unless
+// the answer to its delete has not reached it.
+const askGrace = time.Minute
+
+// endUnasked ends the shim when nothing is left in it and containerd has not asked for that: it asks for nothing of a task
+// of which it does not know any more.
+func (s *Service) endUnasked() {
+	if s.close(true) {
+		s.log.Warn("nothing is left in the shim, and containerd has not asked it to go")
+		s.shutdown()
+	}
 }
 
 // Shutdown ends the shim, if nothing is left in it. containerd asks after every delete that it thinks the last.

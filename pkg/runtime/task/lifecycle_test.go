@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -255,6 +256,79 @@ func TestADeleteThatFailedCanBeRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantEqual(t, "exit status", resp.GetExitStatus(), 5)
+}
+
+// containerd gives up a delete that takes too long, and asks for the state before it tries again: not found would mean to
+// it that there is nothing left to do.
+func TestADeleteThatItsCallerGaveUpIsAnsweredToTheNext(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{"c1", "pod"} {
+		t.Run(id, func(t *testing.T) {
+			t.Parallel()
+			var removals atomic.Int64
+			r := newRig(t, hooks{remove: func(_ context.Context, removed string) error {
+				if removed == id {
+					removals.Add(1)
+					time.Sleep(300 * time.Millisecond)
+				}
+				return nil
+			}})
+			r.run(spec{id: "pod", args: forever(), annotations: asPod()})
+			r.run(spec{id: "c1", args: sh("exit 5"), annotations: inPod("pod")})
+			want := uint32(5)
+			r.wait("c1", "")
+			if id == "pod" {
+				want = 137
+				if _, err := r.delete("c1", ""); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.kill("pod", "", syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				r.wait("pod", "")
+			}
+			ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+			defer cancel()
+			if _, err := r.client.Delete(ctx, &taskapi.DeleteRequest{ID: id}); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("the delete that takes too long: %v", err)
+			}
+			r.await("delete " + id)
+
+			wantEqual(t, "state", r.status(id, ""), tasktypes.Status_STOPPED)
+			resp, err := r.delete(id, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantEqual(t, "exit status", resp.GetExitStatus(), want)
+			wantEqual(t, "removals", removals.Load(), 1)
+			_, err = r.delete(id, "")
+			wantCode(t, err, codes.NotFound)
+		})
+	}
+}
+
+// An answer can be lost at the last moment, too.
+func TestAShimWithNothingLeftGoesThoughNobodyAsksItTo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.service.askGrace = 50 * time.Millisecond
+	r.run(spec{id: "pod", args: forever(), annotations: asPod()})
+	time.Sleep(2 * r.service.askGrace)
+	if isClosed(r.down) {
+		t.Fatal("the shim went with a container in it")
+	}
+	if err := r.kill("pod", "", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("pod", "")
+	if _, err := r.delete("pod", ""); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-r.down:
+	case <-time.After(patience):
+		t.Error("the shim stays")
+	}
 }
 
 func TestDeleteWaitsForACreateThatItsCallerGaveUp(t *testing.T) {

@@ -37,6 +37,8 @@ type container struct {
 	pod    *pod
 	init   *process
 
+	removed bool // from the machine, or with it; of who has brought init to deleting
+
 	oom     chan struct{} // closed when a process of it was killed for want of memory
 	oomOnce sync.Once
 

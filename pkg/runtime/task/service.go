@@ -35,8 +35,8 @@ type Service struct {
 	// connected tells whether containerd is there.
 	connected func() bool
 	log       *slog.Logger
-	// killLimit, stallLimit and returnGrace are the constants of those names; tests have less time.
-	killLimit, stallLimit, returnGrace time.Duration
+	// killLimit, stallLimit, returnGrace and askGrace are the constants of those names; tests have less time.
+	killLimit, stallLimit, returnGrace, askGrace time.Duration
 
 	// tasks are the goroutines that watch processes and the machine. Close waits for them.
 	tasks sync.WaitGroup
@@ -61,7 +61,7 @@ func New(c Config) *Service {
 		shutdown:  c.Shutdown,
 		log:       c.Log,
 		connected: c.Connected,
-		killLimit: killLimit, stallLimit: stallLimit, returnGrace: returnGrace,
+		killLimit: killLimit, stallLimit: stallLimit, returnGrace: returnGrace, askGrace: askGrace,
 		leaving:    make(chan struct{}),
 		containers: make(map[string]*container),
 	}
@@ -125,6 +125,9 @@ func (s *Service) release(c *container) {
 	delete(s.containers, c.id)
 	if s.owner == c.id {
 		s.owner, s.pod = "", nil
+	}
+	if len(s.containers) == 0 {
+		time.AfterFunc(s.askGrace, s.endUnasked)
 	}
 }
 
