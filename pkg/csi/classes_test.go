@@ -122,6 +122,15 @@ func TestTheClassOnThePersistentVolumeIsAppliedByTheNodeThatHasIt(t *testing.T) 
 		t.Errorf("the machine has %q", got)
 	}
 
+	eventually(t, "the driver is done with it", func() bool {
+		release, taken := h.driver.controller.(serialController).locks.try(v.id)
+		if taken != "" {
+			return false
+		}
+		release()
+		return true
+	})
+
 	// What is asked for directly is not undone by what the PersistentVolume said before, whoever is started anew.
 	must(t, v.modify(map[string]string{"katadirect.io/iops": "77"}))
 	cluster.has(v, "silver")
