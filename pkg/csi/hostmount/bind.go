@@ -30,9 +30,9 @@ func (m *Mounts) Bind(from, to string, readOnly bool) error {
 }
 
 // Unbind takes the image's mounts at a path away: more than one, if they were made on top of each other. Another's
-// stay. Nothing there is a success.
+// stay. Nothing there is a success. The image itself may have vanished, as for Release.
 func (m *Mounts) Unbind(ctx context.Context, image, path string) error {
-	points, err := m.At(ctx, image)
+	points, err := m.held(ctx, image)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (m *Mounts) Unbind(ctx context.Context, image, path string) error {
 // Release unmounts the image at its staging path and takes its loop device away. It returns ErrMounted, and changes
 // nothing, while it is mounted anywhere else. Nothing there is a success.
 func (m *Mounts) Release(ctx context.Context, image, staging string) error {
-	points, err := m.At(ctx, image)
+	points, err := m.held(ctx, image)
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,15 @@ type Volume struct {
 
 // At returns the paths at which the image is mounted, in the order in which they were mounted.
 func (m *Mounts) At(ctx context.Context, image string) ([]Point, error) {
-	device, err := m.loops.Find(ctx, image)
+	return pointsFound(m.loops.Find(ctx, image))
+}
+
+// held is At for who takes mounts away: those of an image that has vanished are found too.
+func (m *Mounts) held(ctx context.Context, image string) ([]Point, error) {
+	return pointsFound(m.loops.FindHeld(ctx, image))
+}
+
+func pointsFound(device loop.Device, err error) ([]Point, error) {
 	if errors.Is(err, loop.ErrNoDevice) {
 		return nil, nil
 	}

@@ -174,12 +174,12 @@ func (d *Devices) SetReadOnly(_ context.Context, image string, readOnly bool) er
 	return nil
 }
 
-// Detach takes the image's device away; what was written through it is then on the disk. Without one, or without the image, there is nothing to do; somebody else's is
-// left alone. It returns ErrInUse, and the device stays, while it is mounted or a machine has it; and also when a
+// Detach takes the image's device away; what was written through it is then on the disk. Without one there is nothing to
+// do; somebody else's is left alone. An image that has vanished has the device that is marked as its own. It returns ErrInUse, and the device stays, while it is mounted or a machine has it; and also when a
 // process has it merely open, but then it goes by itself when that process closes it.
 func (d *Devices) Detach(ctx context.Context, image string) error {
-	found, err := d.findImage(image)
-	if errors.Is(err, ErrNoDevice) || errors.Is(err, ErrForeign) || errors.Is(err, unix.ENOENT) {
+	found, err := d.findHeld(image)
+	if errors.Is(err, ErrNoDevice) || errors.Is(err, ErrForeign) {
 		return nil
 	}
 	if err == nil {
@@ -188,6 +188,9 @@ func (d *Devices) Detach(ctx context.Context, image string) error {
 	}
 	if err == nil {
 		err = syncImage(image)
+	}
+	if errors.Is(err, unix.ENOENT) { // gone, or renamed: then nobody can say that this is what it holds
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("detach the loop device of %s: %w", image, err)
