@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -46,7 +47,8 @@ func newAdd(h *host) *cobra.Command {
 		Short: "Record a device for the path that a pod mounts",
 		Long: `Records which device stands behind a path. A container that mounts the path gets the device mounted in its
 virtual machine. The record is written whole or not at all. A record that is there is replaced, unless a living
-sandbox has the volume.`,
+sandbox has the volume. An image of the CSI driver's pool counts as written by a guest from then on: the host does not
+mount it for ordinary pods any more unless its StorageClass allows that.`,
 		Example: `  katadirect direct-volume add --volume-path /mnt/vol \
     --mount-info '{"volume-type":"directvol","device":"/dev/vg/lv","fstype":"ext4","options":["noatime"],"metadata":{"fsGroup":"2000"}}'`,
 	}
@@ -60,6 +62,9 @@ sandbox has the volume.`,
 		record, err := directvolume.ParseRecord([]byte(*info))
 		if err != nil {
 			return fmt.Errorf("--mount-info: %w", err)
+		}
+		if err := pool.UnmarkImage(record.Device); err != nil {
+			return err
 		}
 		if err := h.store().Add(cmd.Context(), *path, record); err != nil {
 			return err

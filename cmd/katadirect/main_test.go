@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -238,6 +239,41 @@ func TestAddWritesKatasRecordAndRemoveTakesItAway(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(n.records()); len(entries) != 0 {
 		t.Fatalf("left over: %v", entries)
+	}
+}
+
+// A machine that the driver does not know of writes what it likes, and the host would trust it if the mark stayed.
+func TestAnImageOfAPoolLosesTheHostsMarkBeforeItIsRecordedByHand(t *testing.T) {
+	n := newNode(t)
+	p, err := pool.Open(t.Context(), t.TempDir(), pool.Options{Node: "node"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for name, deviceOf := range map[string]func(image string) string{
+		"by its path": func(image string) string { return image },
+		"by a link": func(image string) string {
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(image, link); err != nil {
+				t.Fatal(err)
+			}
+			return link
+		},
+	} {
+		v, err := p.Create(t.Context(), pool.Spec{Name: name, FSType: "ext4", Size: pool.SizeRange{RequiredBytes: 16 << 20}})
+		if err == nil {
+			err = p.MarkHostOnly(t.Context(), v.ID)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := fmt.Sprintf(`{"device":%q,"fstype":"ext4"}`, deviceOf(v.ImagePath))
+		if got := n.run(t, "direct-volume", "add", "--volume-path", "/"+v.ID, "--mount-info", info); got != (answer{}) {
+			t.Fatalf("%s: %+v", name, got)
+		}
+		if marked, err := p.HostOnly(v.ID); err != nil || marked {
+			t.Errorf("%s: it is still marked: %t, %v", name, marked, err)
+		}
 	}
 }
 

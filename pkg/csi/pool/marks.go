@@ -75,10 +75,38 @@ func (p *Pool) UnmarkHostOnly(_ context.Context, id string) error {
 		return fmt.Errorf("unmark volume %s: %w", id, err)
 	}
 	defer f.close()
-	dir := int(f.dir.Fd())
+	if err := unmarkHostOnly(f.dir); err != nil {
+		return fmt.Errorf("unmark volume %s: %w", id, diskError(err))
+	}
+	return nil
+}
+
+// UnmarkImage takes the mark of an image away, if it is one of some pool, before a machine gets it of which that pool's
+// driver does not know. The path may have links in it. What is no image of a pool is left as it is.
+func UnmarkImage(path string) error {
+	image, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || err == nil && filepath.Base(image) != imageName {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("unmark image %s: %w", path, err)
+	}
+	dir, err := os.Open(filepath.Dir(image))
+	if err != nil {
+		return fmt.Errorf("unmark image %s: %w", path, err)
+	}
+	defer dir.Close()
+	if err := unmarkHostOnly(dir); err != nil {
+		return fmt.Errorf("unmark image %s: %w", path, diskError(err))
+	}
+	return nil
+}
+
+func unmarkHostOnly(folder *os.File) error {
+	dir := int(folder.Fd())
 	// By way of a second name, so that a call that is cut short before the sync leaves something for the next one to see:
 	// a name that is merely gone from memory could come back with a power cut.
-	err = unix.Renameat(dir, hostOnlyName, dir, hostOnceName)
+	err := unix.Renameat(dir, hostOnlyName, dir, hostOnceName)
 	if errors.Is(err, unix.ENOENT) {
 		var stat unix.Stat_t
 		if err := unix.Fstatat(dir, hostOnceName, &stat, unix.AT_SYMLINK_NOFOLLOW); errors.Is(err, unix.ENOENT) {
@@ -87,15 +115,12 @@ func (p *Pool) UnmarkHostOnly(_ context.Context, id string) error {
 		err = nil
 	}
 	if err == nil {
-		err = f.dir.Sync()
+		err = folder.Sync()
 	}
 	if err == nil {
 		err = unix.Unlinkat(dir, hostOnceName, 0)
 	}
-	if err != nil {
-		return fmt.Errorf("unmark volume %s: %w", id, diskError(err))
-	}
-	return nil
+	return err
 }
 
 // HostOnly reports whether the volume has the mark.
