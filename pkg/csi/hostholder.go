@@ -133,12 +133,14 @@ func (h *hostHolder) prepare(context.Context) error {
 	return device.Sync()
 }
 
-// freeze makes the mount stand still. A process that dies takes no freeze with it: the next driver thaws then
-// (thawLeftovers).
+// freeze makes the mount stand still. Writers wait from the beginning of the ioctl, which writes out what is left and
+// cannot be cut short, so the time runs from there. A process that dies takes no freeze with it: the next driver thaws
+// then (thawLeftovers).
 func (h *hostHolder) freeze(_ context.Context, limit time.Duration) error {
 	if h.mount == nil {
 		return nil
 	}
+	began := time.Now()
 	err := unix.IoctlSetInt(int(h.mount.Fd()), fiFreeze, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return failf(ErrGuest, "volume %s is frozen on the host by somebody else; try again", h.volumeID)
@@ -149,8 +151,14 @@ func (h *hostHolder) freeze(_ context.Context, limit time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("freeze volume %s, mounted at %s: %w", h.volumeID, h.mount.Name(), err)
 	}
+	took := time.Since(began)
+	if took >= limit {
+		err := unix.IoctlSetInt(int(h.mount.Fd()), fiThaw, 0)
+		return errors.Join(failf(ErrGuest, "volume %s took %s to stand still on the host, and may for %s; try again, or allow more "+
+			"time (%s)", h.volumeID, took.Round(time.Microsecond), limit, parameterFreezeLimit), err)
+	}
 	h.frozen, h.over = true, make(chan struct{})
-	h.expiry = time.AfterFunc(limit, func() {
+	h.expiry = time.AfterFunc(limit-took, func() {
 		_ = unix.IoctlSetInt(int(h.mount.Fd()), fiThaw, 0)
 		close(h.over)
 	})
