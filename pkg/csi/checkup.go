@@ -19,8 +19,6 @@ const (
 	listPatience = 5 * time.Second
 	// listAtOnce is how many volumes it looks at at a time.
 	listAtOnce = 16
-	// poolPatience bounds how long the pool's file system is waited for.
-	poolPatience = 2 * time.Second
 )
 
 // checkup finds out how volumes and the pool are. Controller and node ask the same one.
@@ -33,10 +31,12 @@ type checkup struct {
 	hosts   *hostmount.Mounts
 
 	pooling chan struct{} // of 1; held while the pool is looked at
+	probing chan struct{} // of 1; held while the pool's disk is asked for a sign of life
+	looking sync.Map      // by volume id: since when somebody looks at it
 }
 
 func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views, s *stage.Store, h *hostmount.Mounts) *checkup {
-	return &checkup{pool: p, records: r, guests: g, views: v, staged: s, hosts: h, pooling: make(chan struct{}, 1)}
+	return &checkup{pool: p, records: r, guests: g, views: v, staged: s, hosts: h, pooling: make(chan struct{}, 1), probing: make(chan struct{}, 1)}
 }
 
 // gauge is the one for the volume, as it is staged.
@@ -57,7 +57,30 @@ func (c *checkup) volume(ctx context.Context, id string) ([]health.Problem, erro
 	return c.volumeWith(ctx, id, c.records.of)
 }
 
+// volumeWith returns within a bounded time: who waits for the pool's disk may wait for good, and is left behind.
 func (c *checkup) volumeWith(ctx context.Context, id string, publications publicationsOf) ([]health.Problem, error) {
+	if since, looking := c.looking.LoadOrStore(id, time.Now()); looking && time.Since(since.(time.Time)) > lookPatience {
+		return c.silent(), nil
+	}
+	type answer struct {
+		problems []health.Problem
+		err      error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		defer c.looking.Delete(id)
+		problems, err := c.look(ctx, id, publications)
+		answers <- answer{problems, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.problems, a.err
+	case <-time.After(patience(ctx)):
+		return c.silent(), nil
+	}
+}
+
+func (c *checkup) look(ctx context.Context, id string, publications publicationsOf) ([]health.Problem, error) {
 	problems, err := c.pool.VolumeHealth(ctx, id)
 	if err != nil {
 		return nil, err
@@ -121,27 +144,26 @@ func (c *checkup) each(ctx context.Context, volumes []pool.Volume, publications 
 	return found
 }
 
-// storage returns what is wrong with the pool. A pool that does not answer is not asked twice at a time: who hangs on
-// its disk hangs for good.
+// storage returns what is wrong with the pool.
 func (c *checkup) storage(ctx context.Context) []health.Problem {
-	ctx, cancel := context.WithTimeout(ctx, poolPatience)
-	defer cancel()
-	silent := []health.Problem{{Severity: health.Inaccessible, Reason: health.PoolUnreachable,
+	problems, answered := askDisk(ctx, c.pooling, c.pool.Health)
+	if !answered {
+		return c.silent()
+	}
+	return problems
+}
+
+// answers returns an error unless the pool's disk answers.
+func (c *checkup) answers(ctx context.Context) error {
+	err, answered := askDisk(ctx, c.probing, c.pool.Check)
+	if !answered {
+		return fmt.Errorf("its file system has not answered within %s", poolPatience)
+	}
+	return err
+}
+
+// silent is all that is known when the pool's disk does not answer.
+func (c *checkup) silent() []health.Problem {
+	return []health.Problem{{Severity: health.Inaccessible, Reason: health.PoolUnreachable,
 		Message: fmt.Sprintf("the file system of the pool %s has not answered within %s", c.pool.Dir(), poolPatience)}}
-	select {
-	case c.pooling <- struct{}{}:
-	case <-ctx.Done():
-		return silent
-	}
-	answer := make(chan []health.Problem, 1)
-	go func() {
-		defer func() { <-c.pooling }()
-		answer <- c.pool.Health(context.WithoutCancel(ctx))
-	}()
-	select {
-	case problems := <-answer:
-		return problems
-	case <-ctx.Done():
-		return silent
-	}
 }

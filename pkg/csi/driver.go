@@ -127,7 +127,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	inlineVolumes{volumes, found, staged, c.Log}.sweep(ctx)
 	return &Driver{
 		pool:       volumes,
-		identity:   identity{pool: volumes},
+		identity:   identity{checkup: check},
 		controller: serialController{locks: held, jobs: copies, idOf: volumes.ID, ControllerServer: limitedController{limits, control}},
 		groups:     groupController{controller: control},
 		jobs:       copies,

@@ -7,7 +7,6 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/katadirect/katadirect/internal/version"
-	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
 // DriverName is what StorageClass and CSIDriver objects call this driver.
@@ -16,7 +15,7 @@ const DriverName = "csi.katadirect.io"
 // identity is the identity service.
 type identity struct {
 	csi.UnimplementedIdentityServer
-	pool *pool.Pool
+	checkup *checkup
 }
 
 func (identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
@@ -38,9 +37,10 @@ func (identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitie
 	}}, nil
 }
 
-// Probe reports ready while the pool's file system answers.
+// Probe reports ready while the pool's file system answers. One that does not is answered for too: a driver that is taken
+// for dead would be started again, which mends no disk.
 func (i identity) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	if err := i.pool.Check(ctx); err != nil {
+	if err := i.checkup.answers(ctx); err != nil {
 		return nil, failf(ErrState, "the pool does not answer: %w", err)
 	}
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
