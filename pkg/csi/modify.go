@@ -113,9 +113,12 @@ func (l limiter) modify(ctx context.Context, id string, change change, class *st
 		return err
 	}
 	if wanted != has {
-		if err := l.pool.SetLimits(ctx, id, wanted); err != nil {
-			return err
-		}
+		err = l.pool.SetLimits(ctx, id, wanted)
+	} else {
+		err = l.pool.SettleLimits(ctx, id)
+	}
+	if err != nil {
+		return err
 	}
 	if !change.none() {
 		if err := l.tell(ctx, v, wanted.Limits); err != nil {

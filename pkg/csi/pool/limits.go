@@ -85,6 +85,18 @@ func (p *Pool) SetLimits(ctx context.Context, id string, l Limits) error {
 	return nil
 }
 
+// SettleLimits makes the limits durable that the volume has: whoever set them may have been killed when they had their
+// name, and before that was on the disk.
+func (p *Pool) SettleLimits(ctx context.Context, id string) error {
+	if _, err := p.Get(ctx, id); err != nil {
+		return err
+	}
+	if err := p.syncVolume(id); err != nil {
+		return fmt.Errorf("make the limits of volume %s durable: %w", id, diskError(err))
+	}
+	return nil
+}
+
 func (p *Pool) writeLimits(id string, l Limits) error {
 	if err := l.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidSpec, err)
