@@ -112,6 +112,9 @@ func (p *Pool) markAttached(id string, readOnly bool) error {
 
 func (p *Pool) unmarkAttached(id string) error {
 	f, err := openFolder(p.root, id)
+	if errors.Is(err, unix.ENOENT) {
+		return p.root.Sync() // somebody has removed the folder, and the mark with it
+	}
 	if err != nil {
 		return err
 	}
