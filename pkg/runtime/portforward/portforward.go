@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ import (
 
 // most is how many connections there may be at a time; more wait.
 const most = 64
+
+// acceptPause is how long it takes to try again when a connection could not be taken.
+const acceptPause = 200 * time.Millisecond
 
 // Conn is a connection to a server in the guest.
 type Conn interface {
@@ -89,17 +93,33 @@ func (f *Forwarder) serve(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		conn, err := f.listener.AcceptTCP()
+		conn, err := f.accept(ctx)
 		if err != nil {
-			if ctx.Err() == nil {
-				f.log.Error("port-forward has ended", "error", err)
-			}
 			return
 		}
 		f.all.Go(func() {
 			defer func() { <-f.places }()
 			f.forward(ctx, conn)
 		})
+	}
+}
+
+// accept returns the next connection, or an error when this is over. That there are no file descriptors or no memory for
+// one passes, and it waits in the kernel.
+func (f *Forwarder) accept(ctx context.Context) (*net.TCPConn, error) {
+	for failures := 0; ; failures++ {
+		conn, err := f.listener.AcceptTCP()
+		if err == nil || ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return conn, err
+		}
+		if failures == 0 {
+			f.log.Error("port-forward takes no connections at the moment", "error", err)
+		}
+		select {
+		case <-time.After(acceptPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 
