@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -15,24 +16,31 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 )
 
-// hang mounts a file system at a folder that answers nobody until the test is over: the server behind it never says a
-// word.
-func hang(t *testing.T, dir string) {
+// hang mounts a file system at a volume's folder that answers nobody until the test is over: the server behind it never
+// says a word.
+func (v volume) hang() {
+	t, dir := v.h.t, filepath.Dir(v.image())
 	t.Helper()
 	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	must(t, err)
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())
 	must(t, unix.Mount("silent", dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options))
 	t.Cleanup(func() {
-		must(t, server.Close()) // who waits gets an error
+		must(t, server.Close()) // who waits gets an error, and must be gone before the pool is closed
 		must(t, unix.Unmount(dir, unix.MNT_DETACH))
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if _, looking := v.h.driver.checkup.looking.Load(v.id); !looking {
+				return
+			}
+		}
+		t.Error("somebody still looks at the volume")
 	})
 }
 
 func TestHealthIsAnsweredThoughAVolumesDiskHangs(t *testing.T) {
 	h := newHost(t)
 	v, well := h.create("hung"), h.create("well")
-	hang(t, filepath.Dir(v.image()))
+	v.hang()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*lookPatience)
 	defer cancel()
 	for range 2 {
