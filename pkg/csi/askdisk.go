@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -44,4 +45,28 @@ func patience(ctx context.Context) time.Duration {
 		return min(lookPatience, max(0, time.Until(deadline))+lookGrace)
 	}
 	return lookPatience
+}
+
+// within runs look, which may wait for the pool's disk for good: then it is left behind, and until it ends nobody waits for
+// another look at that volume. It reports whether there was an answer.
+func within[T any](ctx context.Context, looking *sync.Map, id string, look func() (T, error)) (result T, answered bool, err error) {
+	if since, busy := looking.LoadOrStore(id, time.Now()); busy && time.Since(since.(time.Time)) > lookPatience {
+		return result, false, nil
+	}
+	type answer struct {
+		result T
+		err    error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		defer looking.Delete(id)
+		result, err := look()
+		answers <- answer{result, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.result, true, a.err
+	case <-time.After(patience(ctx)):
+		return result, false, nil
+	}
 }

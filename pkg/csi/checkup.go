@@ -33,6 +33,7 @@ type checkup struct {
 	pooling chan struct{} // of 1; held while the pool is looked at
 	probing chan struct{} // of 1; held while the pool's disk is asked for a sign of life
 	looking sync.Map      // by volume id: since when somebody looks at it
+	reading sync.Map      // by volume id: since when somebody reads how full it is
 }
 
 func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views, s *stage.Store, h *hostmount.Mounts) *checkup {
@@ -57,27 +58,23 @@ func (c *checkup) volume(ctx context.Context, id string) ([]health.Problem, erro
 	return c.volumeWith(ctx, id, c.records.of)
 }
 
-// volumeWith returns within a bounded time: who waits for the pool's disk may wait for good, and is left behind.
+// volumeWith returns within a bounded time.
 func (c *checkup) volumeWith(ctx context.Context, id string, publications publicationsOf) ([]health.Problem, error) {
-	if since, looking := c.looking.LoadOrStore(id, time.Now()); looking && time.Since(since.(time.Time)) > lookPatience {
+	problems, answered, err := within(ctx, &c.looking, id, func() ([]health.Problem, error) { return c.look(ctx, id, publications) })
+	if !answered {
 		return c.silent(), nil
 	}
-	type answer struct {
-		problems []health.Problem
-		err      error
+	return problems, err
+}
+
+// read reads the volume's gauge within a bounded time.
+func (c *checkup) read(ctx context.Context, v pool.Volume) (reading, error) {
+	r, answered, err := within(ctx, &c.reading, v.ID, func() (reading, error) { return c.gauge(v).read(ctx, v) })
+	if !answered {
+		return reading{}, failf(ErrDiskSilent, "how full volume %s is cannot be told: its disk, or that of the pool %s, has not answered within %s",
+			v.ID, c.pool.Dir(), lookPatience)
 	}
-	answers := make(chan answer, 1)
-	go func() {
-		defer c.looking.Delete(id)
-		problems, err := c.look(ctx, id, publications)
-		answers <- answer{problems, err}
-	}()
-	select {
-	case a := <-answers:
-		return a.problems, a.err
-	case <-time.After(patience(ctx)):
-		return c.silent(), nil
-	}
+	return r, err
 }
 
 func (c *checkup) look(ctx context.Context, id string, publications publicationsOf) ([]health.Problem, error) {

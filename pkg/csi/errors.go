@@ -44,6 +44,8 @@ var (
 	ErrCannotLimit = errors.New("the runtime cannot limit I/O")
 	// ErrGuest says that the sandbox that has the volume did not do what it was asked; trying again may help.
 	ErrGuest = errors.New("the sandbox did not answer as it should")
+	// ErrDiskSilent says that the pool's disk does not answer.
+	ErrDiskSilent = errors.New("the disk does not answer")
 )
 
 // failure is an error with a kind, for the code, and a text, for people. The text does not repeat the kind.
@@ -110,6 +112,7 @@ var codeOf = []struct {
 	{unix.EDQUOT, codes.ResourceExhausted},
 	{pool.ErrDamaged, codes.DataLoss},
 	{ErrGuest, codes.Unavailable},
+	{ErrDiskSilent, codes.Unavailable},
 	{pool.ErrNotReady, codes.Unavailable},
 	{errDriverEnds, codes.Unavailable},
 	{kube.ErrUnavailable, codes.Unavailable},

@@ -29,7 +29,9 @@ func (v volume) hang() {
 		must(t, server.Close()) // who waits gets an error, and must be gone before the pool is closed
 		must(t, unix.Unmount(dir, unix.MNT_DETACH))
 		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			if _, looking := v.h.driver.checkup.looking.Load(v.id); !looking {
+			_, looking := v.h.driver.checkup.looking.Load(v.id)
+			_, reading := v.h.driver.checkup.reading.Load(v.id)
+			if !looking && !reading {
 				return
 			}
 		}
@@ -55,6 +57,18 @@ func TestHealthIsAnsweredThoughAVolumesDiskHangs(t *testing.T) {
 	}
 	if all := well.health(); len(all) != 0 {
 		t.Errorf("the other volume: %v", all)
+	}
+}
+
+func TestStatsAreRefusedInTimeThoughAVolumesDiskHangs(t *testing.T) {
+	h := newHost(t)
+	v, target := h.published("hung")
+	v.hang()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*lookPatience)
+	defer cancel()
+	for range 2 {
+		_, err := h.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: target})
+		refused(t, err, codes.Unavailable, v.id, "not answered")
 	}
 }
 

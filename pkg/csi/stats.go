@@ -26,7 +26,7 @@ func (n *node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	if err := n.checkAt(ctx, id, r.GetVolumePath()); err != nil {
 		return nil, err
 	}
-	reading, err := n.checkup.gauge(v).read(ctx, v)
+	reading, err := n.checkup.read(ctx, v)
 	switch {
 	case err != nil:
 		return nil, err
