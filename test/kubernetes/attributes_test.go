@@ -32,7 +32,7 @@ func (k *kube) limitsOf(claim string) string {
 // The whole way of a VolumeAttributesClass: at the claim's making, and changed while the pod runs, by external-resizer.
 func attributesOfAVolumeInUse(t *testing.T, k *kube) {
 	k.apply(attributesClass("silver", `katadirect.io/iops: "100"`) + attributesClass("gold", `katadirect.io/iops: "500", katadirect.io/bytesPerSecond: "10485760"`))
-	limited := strings.Replace(claim("limited", "katadirect", ""), "storageClassName:", "volumeAttributesClassName: silver\n  storageClassName:", 1)
+	limited := strings.Replace(claim("limited", "64Mi", "ReadWriteOnce"), "storageClassName:", "volumeAttributesClassName: silver\n  storageClassName:", 1)
 	k.apply(limited + dataPod("limited", "limited", "kata"))
 	k.ready("limited")
 	has := func(want ...string) {
