@@ -168,12 +168,21 @@ func pipe(mib int64, passOn func(from, to int) error) error {
 	return errors.Join(passed, cmd.Wait())
 }
 
-// splice has the kernel move the pipe's pages to the port until the pipe's end.
+// splice has the kernel move the pipe's pages to the port until the pipe's end. The port does not wait for a pipe that is
+// empty.
 func splice(from, to int) error {
 	for {
-		n, err := unix.Splice(from, nil, to, nil, pieceBytes, unix.SPLICE_F_MOVE)
-		if n == 0 || err != nil {
+		ready := []unix.PollFd{{Fd: int32(from), Events: unix.POLLIN}}
+		if _, err := unix.Poll(ready, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return err
+		}
+		switch events := ready[0].Revents; {
+		case events&unix.POLLIN != 0:
+			if _, err := unix.Splice(from, nil, to, nil, pieceBytes, unix.SPLICE_F_MOVE); err != nil {
+				return err
+			}
+		case events != 0:
+			return nil
 		}
 	}
 }
