@@ -2,9 +2,6 @@ package directvolume
 
 import (
 	"context"
-	"errors"
-	"io/fs"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,35 +11,20 @@ import (
 // Matching returns the readable records that match wants, in no order, each as List would. On a node with many volumes
 // it costs far less than List: a record that did not match, and whose file has not changed since, is not read again.
 func (s *Store) Matching(ctx context.Context, match func(Record) bool) ([]Entry, error) {
-	root, err := openRoot(s.root)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer root.close()
-	names, err := root.names()
-	if err != nil {
-		return nil, err
-	}
 	var entries []Entry
-	for _, name := range names {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
+	names, err := s.each(ctx, func(root *rootDir, name string) {
 		if entry, found := s.matching(ctx, root, name, match); found {
 			entries = append(entries, entry)
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	s.read.forgetOthers(names)
 	return entries, nil
 }
 
 func (s *Store) matching(ctx context.Context, root *rootDir, name string, match func(Record) bool) (Entry, bool) {
-	if strings.HasPrefix(name, tempPrefix) {
-		return Entry{}, false
-	}
 	// Before the file is read: if it changes after that, what is remembered does not look like it any more.
 	now, isFile := lookAt(root, name)
 	if known, found := s.read.get(name, now); isFile && found && !match(known) {

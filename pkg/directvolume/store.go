@@ -191,6 +191,26 @@ type Entry struct {
 // List returns all records, sorted by path, also the bad ones. It changes nothing. A record that goes away while
 // List runs is left out.
 func (s *Store) List(ctx context.Context) ([]Entry, error) {
+	var entries []Entry
+	_, err := s.each(ctx, func(root *rootDir, name string) {
+		if aliasTarget(root, name) != "" {
+			return
+		}
+		if entry := s.entry(ctx, root, name); !errors.Is(entry.Err, ErrNotFound) {
+			entries = append(entries, entry)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.VolumePath, b.VolumePath), cmp.Compare(a.Name, b.Name))
+	})
+	return entries, nil
+}
+
+// each visits the folders of records, aliases among them, and returns the names of all that is in the root.
+func (s *Store) each(ctx context.Context, visit func(root *rootDir, name string)) (names []string, err error) {
 	root, err := openRoot(s.root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -199,28 +219,18 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 		return nil, err
 	}
 	defer root.close()
-	names, err := root.names()
-	if err != nil {
+	if names, err = root.names(); err != nil {
 		return nil, err
 	}
-	var entries []Entry
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(name, tempPrefix) || aliasTarget(root, name) != "" {
-			continue
+		if !strings.HasPrefix(name, tempPrefix) {
+			visit(root, name)
 		}
-		entry := s.entry(ctx, root, name)
-		if errors.Is(entry.Err, ErrNotFound) {
-			continue
-		}
-		entries = append(entries, entry)
 	}
-	slices.SortFunc(entries, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(a.VolumePath, b.VolumePath), cmp.Compare(a.Name, b.Name))
-	})
-	return entries, nil
+	return names, nil
 }
 
 // Inspect returns the record of one path as List would. The Entry of a record that cannot be used says so in Err.
