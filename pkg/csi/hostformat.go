@@ -1,7 +1,6 @@
 package csi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +61,7 @@ func formatImage(ctx context.Context, image, fsType, options string) error {
 		return failf(ErrInvalidArgument, "parameter %s: %w", parameterMkfsOptions, err)
 	}
 	output, err := runToItsEnd(ctx, program, append(args, image)...)
-	switch words := oneLine(output); {
+	switch words := mkfs.OneLine(output); {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
@@ -89,14 +88,4 @@ func runToItsEnd(ctx context.Context, program string, args ...string) ([]byte, e
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd.CombinedOutput()
-}
-
-// oneLine makes a program's output fit into an error message.
-func oneLine(output []byte) string {
-	const most = 600
-	line := string(bytes.Join(bytes.Fields(output), []byte(" ")))
-	if len(line) > most {
-		line = line[:most] + "…"
-	}
-	return line
 }

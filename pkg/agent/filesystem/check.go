@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/katadirect/katadirect/internal/mkfs"
 )
 
 // e2fsck's exit status is a set of bits.
@@ -47,10 +49,10 @@ func (c Checker) Check(ctx context.Context, node, fstype string) (repaired strin
 	case status == 0:
 		return "", nil
 	case status&^(fsckFixed|fsckReboot) == 0:
-		return oneLine(output), nil
+		return mkfs.OneLine(output), nil
 	}
 	return "", fmt.Errorf("%w: %s (%s): e2fsck -p ended with status %d; its data is untouched, and needs a person to "+
-		"run e2fsck: %s", ErrDamaged, node, why, status, oneLine(output))
+		"run e2fsck: %s", ErrDamaged, node, why, status, mkfs.OneLine(output))
 }
 
 // extDue says why the ext file system on a device is due for a check, "" if it

@@ -1,7 +1,6 @@
 package filesystem
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +105,7 @@ func (f Formatter) run(ctx context.Context, m command, node string) error {
 		return fmt.Errorf("format %s: %w", node, err)
 	}
 	if status != 0 {
-		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m.program, status, oneLine(output))
+		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m.program, status, mkfs.OneLine(output))
 	}
 	return nil
 }
@@ -121,14 +120,4 @@ func finish(node string, size int64) error {
 		return fmt.Errorf("format %s: %w", node, err)
 	}
 	return nil
-}
-
-// oneLine makes a program's output fit into an error message.
-func oneLine(output []byte) string {
-	const most = 600
-	line := string(bytes.Join(bytes.Fields(output), []byte(" ")))
-	if len(line) > most {
-		line = line[:most] + "…"
-	}
-	return line
 }

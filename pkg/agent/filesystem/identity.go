@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/mkfs"
 )
 
 // MountDistinct is Mount, but a btrfs whose twin is mounted, a copy with the
@@ -26,7 +28,7 @@ func MountDistinct(ctx context.Context, tools Tools, source, target, fstype stri
 	}
 	if status != 0 {
 		return errors.Join(err, fmt.Errorf("give the file system on %s a new identity: btrfstune failed with status %d: %s",
-			source, status, oneLine(output)))
+			source, status, mkfs.OneLine(output)))
 	}
 	return Mount(source, target, fstype, options)
 }
