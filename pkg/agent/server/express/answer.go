@@ -7,6 +7,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
 // Answer is what a request is answered with: an error, a message, or bytes
@@ -47,14 +49,11 @@ func (b *Buffer) frame(prefix []byte, bytes int) []byte {
 
 // send writes an answer's frame.
 func (c *express) send(id uint32, a Answer) error {
-	frame, err := a.frame(id)
+	whole, err := a.frame(id)
 	if err != nil {
 		return err
 	}
-	c.turn.Lock()
-	defer c.turn.Unlock()
-	_, err = c.Conn.Write(frame)
-	return err
+	return c.out.Whole(whole)
 }
 
 func (a Answer) frame(id uint32) ([]byte, error) {
@@ -76,5 +75,5 @@ const payloadField = 2
 func head(id uint32, length int) []byte {
 	h := binary.BigEndian.AppendUint32(make([]byte, 0, prefixRoom), uint32(length))
 	h = binary.BigEndian.AppendUint32(h, id)
-	return append(h, typeResponse, 0)
+	return append(h, ttrpcframe.TypeResponse, 0)
 }

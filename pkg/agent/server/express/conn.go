@@ -22,27 +22,18 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
-// A frame of ttrpc is a head of ten bytes, the length of what follows first,
-// and a message.
-const (
-	headSize     = 10
-	typeRequest  = 1
-	typeResponse = 2
-	// requestLimit is how long a request can be that is looked into, in
-	// bytes: those for output name a container and a process.
-	requestLimit = 2 << 10
-)
-
-// errFrame says that the library wrote what is not the beginning of a frame.
-var errFrame = errors.New("not a frame of ttrpc")
+// requestLimit is how long a request can be that is looked into, in bytes:
+// those for output name a container and a process.
+const requestLimit = 2 << 10
 
 // Handler picks requests out. It returns nil for one that it leaves to the
 // library.
@@ -63,6 +54,7 @@ func Wrap(conn net.Conn, h Handler) net.Conn {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &express{
 		Conn: conn, handler: h, in: bufio.NewReader(conn), ctx: ctx, cancel: cancel, queues: newQueues(),
+		out: ttrpcframe.NewTurns(conn, func() { _ = conn.Close() }),
 	}
 }
 
@@ -77,9 +69,7 @@ type express struct {
 	in   *bufio.Reader
 	pass int // how much of a frame is left for the library to read, in bytes
 
-	turn sync.Mutex // held while a frame is being written
-	// Of the library's writing goroutine: how much of its frame is left.
-	left int
+	out *ttrpcframe.Turns
 }
 
 // Read gives the library everything but the requests that the handler takes.
@@ -98,25 +88,25 @@ func (c *express) Read(p []byte) (int, error) {
 
 // next looks at the next frame.
 func (c *express) next() error {
-	head, err := c.in.Peek(headSize)
+	head, err := c.in.Peek(ttrpcframe.HeadSize)
 	if err != nil {
 		return err
 	}
 	length := int(binary.BigEndian.Uint32(head))
 	id, kind := binary.BigEndian.Uint32(head[4:]), head[8]
-	if kind != typeRequest || length > requestLimit || id%2 != 1 {
-		c.pass = headSize + length
+	if kind != ttrpcframe.TypeRequest || length > requestLimit || id%2 != 1 {
+		c.pass = ttrpcframe.HeadSize + length
 		return nil
 	}
-	frame, err := c.in.Peek(headSize + length)
+	whole, err := c.in.Peek(ttrpcframe.HeadSize + length)
 	if err != nil {
 		return err
 	}
-	if c.take(id, frame[headSize:]) {
-		_, err = c.in.Discard(headSize + length)
+	if c.take(id, whole[ttrpcframe.HeadSize:]) {
+		_, err = c.in.Discard(ttrpcframe.HeadSize + length)
 		return err
 	}
-	c.pass = headSize + length
+	c.pass = ttrpcframe.HeadSize + length
 	return nil
 }
 
@@ -160,35 +150,8 @@ func (c *express) answer(ctx context.Context, id uint32, turn *turn, work *Work)
 	}
 }
 
-// Write writes for the library, which writes frames in pieces: none of ours
-// may come between.
-func (c *express) Write(p []byte) (written int, err error) {
-	for written < len(p) {
-		rest := p[written:]
-		if c.left == 0 {
-			if len(rest) < headSize {
-				return written, errFrame
-			}
-			c.turn.Lock()
-			c.left = headSize + int(binary.BigEndian.Uint32(rest))
-		}
-		n, err := c.Conn.Write(rest[:min(len(rest), c.left)])
-		written += n
-		c.left -= n
-		if err != nil {
-			// Half a frame ends the connection, for others that write as well.
-			_ = c.Conn.Close()
-			c.left = 0
-		}
-		if c.left == 0 {
-			c.turn.Unlock()
-		}
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
-}
+// Write writes for the library.
+func (c *express) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 // Close ends what waits for output.
 func (c *express) Close() error {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
 // BenchmarkSocketToFifo passes on what comes as QEMU writes it, a page at a time, to a fifo with a reader, and in
@@ -87,7 +89,7 @@ func (s *fifoSink) TryWrite(p []byte) (taken int) {
 }
 
 func answerInPages(g guest, pieces int) {
-	start := frame(0, typeResponse, output(make([]byte, pieceBytes)))
+	start := frame(0, ttrpcframe.TypeResponse, output(make([]byte, pieceBytes)))
 	start = start[:len(start)-pieceBytes]
 	for {
 		id, _, err := readRequest(g)

@@ -14,18 +14,12 @@ package express
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"net"
 	"sync"
 
 	"github.com/containerd/ttrpc"
-)
 
-// A frame of ttrpc is a head of ten bytes, the length of what follows first, and a message.
-const (
-	headSize     = 10
-	typeRequest  = 1
-	typeResponse = 2
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
 // firstID is the first of the ids that express has for itself; they are odd, as all of clients are. The library begins
@@ -35,9 +29,6 @@ const firstID = 1<<31 + 1
 // bufferSize is what is taken off the channel at once, in bytes: somewhat less than a socket holds.
 const bufferSize = 128 << 10
 
-// errFrame says that the library wrote what is not the beginning of a frame.
-var errFrame = errors.New("not a frame of ttrpc")
-
 // Conn is the channel to the agent. To the library it is the whole of it.
 type Conn struct {
 	net.Conn
@@ -46,8 +37,7 @@ type Conn struct {
 	in   *bufio.Reader
 	pass int // how much of a frame is left for the library to read, in bytes
 
-	turn sync.Mutex // held while a frame is being written
-	left int        // of the library's writing goroutine: how much of its frame is left
+	out *ttrpcframe.Turns
 
 	mu     sync.Mutex
 	flows  map[uint32]*flow // guarded by mu; by the ids of what they have asked for
@@ -58,10 +48,12 @@ type Conn struct {
 
 // Wrap puts express before the library on conn.
 func Wrap(conn net.Conn) *Conn {
-	return &Conn{
+	c := &Conn{
 		Conn: conn, in: bufio.NewReaderSize(conn, bufferSize),
 		flows: map[uint32]*flow{}, nextID: firstID, hungUp: make(chan struct{}),
 	}
+	c.out = ttrpcframe.NewTurns(conn, func() { _ = c.Close() })
+	return c
 }
 
 // Read gives the library everything but the answers to what it has not asked for.
@@ -82,16 +74,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // next looks at the next frame, and takes it if it is one of express's own.
 func (c *Conn) next() error {
-	head, err := c.in.Peek(headSize)
+	head, err := c.in.Peek(ttrpcframe.HeadSize)
 	if err != nil {
 		return err
 	}
 	length, id, kind := int(binary.BigEndian.Uint32(head)), binary.BigEndian.Uint32(head[4:]), head[8]
 	if id < firstID {
-		c.pass = headSize + length
+		c.pass = ttrpcframe.HeadSize + length
 		return nil
 	}
-	_, _ = c.in.Discard(headSize)
+	_, _ = c.in.Discard(ttrpcframe.HeadSize)
 	m := &message{in: c.in, left: length}
 	// Nobody waits any more for what a stream had asked for that has ended since.
 	if f := c.flow(id); f != nil {
@@ -130,44 +122,15 @@ func (c *Conn) forget(ids ...uint32) {
 }
 
 // send writes a frame of express's own.
-func (c *Conn) send(frame []byte) error {
-	c.turn.Lock()
-	defer c.turn.Unlock()
-	if _, err := c.Conn.Write(frame); err != nil {
-		// Half a frame may have been written: nothing can follow it.
-		_ = c.Close()
+func (c *Conn) send(whole []byte) error {
+	if c.out.Whole(whole) != nil {
 		return ttrpc.ErrClosed
 	}
 	return nil
 }
 
-// Write writes for the library, which writes frames in pieces: none of express's own may come between.
-func (c *Conn) Write(p []byte) (written int, err error) {
-	for written < len(p) {
-		rest := p[written:]
-		if c.left == 0 {
-			if len(rest) < headSize {
-				return written, errFrame
-			}
-			c.turn.Lock()
-			c.left = headSize + int(binary.BigEndian.Uint32(rest))
-		}
-		n, err := c.Conn.Write(rest[:min(len(rest), c.left)])
-		written += n
-		c.left -= n
-		if err != nil {
-			_ = c.Close()
-			c.left = 0
-		}
-		if c.left == 0 {
-			c.turn.Unlock()
-		}
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
-}
+// Write writes for the library.
+func (c *Conn) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 // Close ends what waits for output.
 func (c *Conn) Close() error {

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
@@ -62,7 +63,7 @@ func (g guest) asked() (id uint32, req *ttrpc.Request) {
 }
 
 func readRequest(from io.Reader) (id uint32, req *ttrpc.Request, err error) {
-	head := make([]byte, headSize)
+	head := make([]byte, ttrpcframe.HeadSize)
 	if _, err := io.ReadFull(from, head); err != nil {
 		return 0, nil, err
 	}
@@ -70,7 +71,7 @@ func readRequest(from io.Reader) (id uint32, req *ttrpc.Request, err error) {
 	if _, err := io.ReadFull(from, message); err != nil {
 		return 0, nil, err
 	}
-	if head[8] != typeRequest {
+	if head[8] != ttrpcframe.TypeRequest {
 		return 0, nil, fmt.Errorf("type %d", head[8])
 	}
 	req = &ttrpc.Request{}
@@ -102,7 +103,7 @@ func (g guest) say(b []byte) {
 	}
 }
 
-func (g guest) answer(id uint32, message []byte) { g.say(frame(id, typeResponse, message)) }
+func (g guest) answer(id uint32, message []byte) { g.say(frame(id, ttrpcframe.TypeResponse, message)) }
 
 // connect returns both ends; the library has its own, with which it calls.
 func connect(t testing.TB) (*Conn, *ttrpc.Client, guest) {
@@ -207,7 +208,7 @@ func TestAnswersArePutTogetherHoweverTheyArrive(t *testing.T) {
 		done := begin(t.Context(), c, to)
 		first, _ := g.asked()
 		second, _ := g.asked()
-		stream := append(frame(first, typeResponse, output(data)), frame(second, typeResponse, output(nil))...)
+		stream := append(frame(first, ttrpcframe.TypeResponse, output(data)), frame(second, ttrpcframe.TypeResponse, output(nil))...)
 		for len(stream) > 0 {
 			n := min(size, len(stream))
 			g.say(stream[:n])
@@ -307,7 +308,7 @@ func TestHowAStreamEnds(t *testing.T) {
 			func(err error) bool { return status.Code(err) == codes.NotFound }},
 		{"more than was asked for", func(g guest, first, _ uint32) { g.answer(first, output(make([]byte, pieceBytes+1))) }, badAnswer},
 		{"the second answer first", func(g guest, _, second uint32) { g.answer(second, output([]byte("x"))) }, badAnswer},
-		{"a request", func(g guest, first, _ uint32) { g.say(frame(first, typeRequest, output([]byte("x")))) }, badAnswer},
+		{"a request", func(g guest, first, _ uint32) { g.say(frame(first, ttrpcframe.TypeRequest, output([]byte("x")))) }, badAnswer},
 		{"no protobuf", func(g guest, first, _ uint32) { g.answer(first, []byte{0xff, 0xff, 0xff}) }, badAnswer},
 		{"a length within that is too large", func(g guest, first, _ uint32) {
 			m := output([]byte("some"))
@@ -316,7 +317,7 @@ func TestHowAStreamEnds(t *testing.T) {
 		}, badAnswer},
 		{"an error of absurd length", func(g guest, first, _ uint32) { g.answer(first, big) }, badAnswer},
 		{"half an answer and the end", func(g guest, first, _ uint32) {
-			g.say(frame(first, typeResponse, output(make([]byte, 1000)))[:500])
+			g.say(frame(first, ttrpcframe.TypeResponse, output(make([]byte, 1000)))[:500])
 			_ = g.Close()
 		}, closed},
 		{"the connection's end", func(g guest, _, _ uint32) { _ = g.Close() }, closed},
@@ -377,7 +378,7 @@ func TestCopyingEndsWithItsContextAndWhatComesLaterIsForgotten(t *testing.T) {
 	first, _ := g.asked()
 	g.asked()
 	// Half of it is here, and the rest will come.
-	answer := frame(first, typeResponse, output(noise(100_000)))
+	answer := frame(first, ttrpcframe.TypeResponse, output(noise(100_000)))
 	g.say(answer[:50_000])
 	for len(to.bytes()) == 0 {
 		time.Sleep(time.Millisecond)

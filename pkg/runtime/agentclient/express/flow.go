@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
 // ahead is how many requests of a stream are under way: while one is answered the next is there, so that the guest never
@@ -70,9 +72,9 @@ func (r Request) frame() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	frame := make([]byte, headSize, headSize+len(message))
+	frame := make([]byte, ttrpcframe.HeadSize, ttrpcframe.HeadSize+len(message))
 	binary.BigEndian.PutUint32(frame, uint32(len(message)))
-	frame[8] = typeRequest
+	frame[8] = ttrpcframe.TypeRequest
 	return append(frame, message...), nil
 }
 

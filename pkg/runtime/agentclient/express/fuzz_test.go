@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"testing"
+
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
 // saying is a connection on which a guest has said all that it ever will.
@@ -18,12 +20,12 @@ func (s saying) Read(p []byte) (int, error) { return s.Reader.Read(p) }
 // Whatever a guest says, what is not express's reaches the library as it came, and of the rest no more than was asked for
 // reaches the sink.
 func FuzzWhatAGuestSays(f *testing.F) {
-	f.Add(frame(1, typeResponse, []byte("the library's")), 100)
-	f.Add(append(frame(firstID, typeResponse, output([]byte("some"))), frame(firstID+2, typeResponse, nil)...), 2)
-	f.Add(frame(firstID, typeResponse, output(make([]byte, 300))), 0)
-	f.Add(append(frame(firstID+2, typeResponse, output([]byte("some"))), frame(3, 3, nil)...), 1000)
-	f.Add(frame(firstID, typeRequest, nil)[:headSize-1], 1)
-	f.Add(frame(firstID, typeResponse, failure(5, "no such process")), 1)
+	f.Add(frame(1, ttrpcframe.TypeResponse, []byte("the library's")), 100)
+	f.Add(append(frame(firstID, ttrpcframe.TypeResponse, output([]byte("some"))), frame(firstID+2, ttrpcframe.TypeResponse, nil)...), 2)
+	f.Add(frame(firstID, ttrpcframe.TypeResponse, output(make([]byte, 300))), 0)
+	f.Add(append(frame(firstID+2, ttrpcframe.TypeResponse, output([]byte("some"))), frame(3, 3, nil)...), 1000)
+	f.Add(frame(firstID, ttrpcframe.TypeRequest, nil)[:ttrpcframe.HeadSize-1], 1)
+	f.Add(frame(firstID, ttrpcframe.TypeResponse, failure(5, "no such process")), 1)
 	f.Fuzz(func(t *testing.T, said []byte, room int) {
 		const piece = 200
 		c := Wrap(saying{Reader: bytes.NewReader(said)})
@@ -46,8 +48,8 @@ func FuzzWhatAGuestSays(f *testing.F) {
 		if len(library) > len(said) {
 			t.Errorf("the library got %d bytes of %d", len(library), len(said))
 		}
-		if len(said) >= headSize && said[4] < 0x80 && !bytes.HasPrefix(library, said[:headSize]) {
-			t.Errorf("the library's %x was changed to %x", said[:headSize], library)
+		if len(said) >= ttrpcframe.HeadSize && said[4] < 0x80 && !bytes.HasPrefix(library, said[:ttrpcframe.HeadSize]) {
+			t.Errorf("the library's %x was changed to %x", said[:ttrpcframe.HeadSize], library)
 		}
 	})
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
 
 // lotSize is the size of the pieces in which output is parked, in bytes.
@@ -15,7 +17,7 @@ var lots = sync.Pool{New: func() any { b := make([]byte, 0, lotSize); return &b 
 // receive takes an answer. Its error is the channel's.
 func (f *flow) receive(id uint32, kind byte, m *message) error {
 	defer f.wake()
-	if kind != typeResponse || !f.isNext(id) {
+	if kind != ttrpcframe.TypeResponse || !f.isNext(id) {
 		f.fail(fmt.Errorf("%w: it comes out of turn", ErrAnswer))
 		return nil
 	}
