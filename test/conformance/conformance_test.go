@@ -1,15 +1,12 @@
 package conformance
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 	"github.com/katadirect/katadirect/internal/cluster/images"
 	"github.com/katadirect/katadirect/internal/lab"
 	"github.com/katadirect/katadirect/test/artifacts"
+	"github.com/katadirect/katadirect/test/artifacts/clusters"
 )
 
 var (
@@ -88,29 +86,7 @@ func openCluster(t *testing.T) *cluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := cluster.Open(ctx, cluster.Options{
-		BinDir: artifacts.BinDir, Guest: artifacts.Image, DefaultHandler: *handler, Images: all,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.Tails("containerd", "kubelet"))
-		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
-		defer cancel()
-		left, err := c.Close(ctx)
-		if len(left) > 0 {
-			err = errors.Join(err, fmt.Errorf("left over:\n%s", strings.Join(left, "\n")))
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return clusters.Open(t, cluster.Options{DefaultHandler: *handler, Images: all}, "containerd", "kubelet")
 }
 
 func programs(t *testing.T) string {

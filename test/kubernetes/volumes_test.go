@@ -1,8 +1,6 @@
 package kubernetes
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 	"github.com/katadirect/katadirect/internal/cluster/images"
 	"github.com/katadirect/katadirect/internal/lab"
 	"github.com/katadirect/katadirect/test/artifacts"
+	"github.com/katadirect/katadirect/test/artifacts/clusters"
 )
 
 func TestMain(m *testing.M) { artifacts.Main(m) }
@@ -56,27 +55,7 @@ func openCluster(t *testing.T) *cluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := cluster.Open(ctx, cluster.Options{BinDir: artifacts.BinDir, Guest: artifacts.Image, Images: small})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.Tails("containerd", "kubelet", "csi-node"))
-		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
-		defer cancel()
-		left, err := c.Close(ctx)
-		if len(left) > 0 {
-			err = errors.Join(err, fmt.Errorf("left over:\n%s", strings.Join(left, "\n")))
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return clusters.Open(t, cluster.Options{Images: small}, "containerd", "kubelet", "csi-node")
 }
 
 // kube is the cluster in the hands of one scenario.
