@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -84,11 +85,11 @@ func TestLeaseIsNeverOnAFileThatACleanupHasUnlinked(t *testing.T) {
 				return
 			default:
 			}
-			file, err := os.Open(sandboxes.LeasePath("s1"))
+			file, err := os.OpenFile(sandboxes.LeasePath("s1"), os.O_RDWR, 0)
 			if err != nil {
 				continue
 			}
-			if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			if lockLease(file) == nil {
 				os.Remove(sandboxes.LeasePath("s1"))
 			}
 			file.Close()
@@ -141,10 +142,13 @@ func TestLookingDoesNotTakeTheLease(t *testing.T) {
 		})
 	}
 	for range 1000 {
-		lease, err := sandboxes.AcquireLease("s1")
+		lease, err := tryLease(sandboxes.LeasePath("s1")) // without the patience of AcquireLease
 		if err != nil {
 			t.Error(err)
 			break
+		}
+		if !sandboxes.LeaseHeld("s1") {
+			t.Error("not seen while it is held")
 		}
 		lease.Close()
 	}
@@ -219,6 +223,12 @@ func TestAliveSeesARealProcess(t *testing.T) {
 		t.Fatal("alive before it is there")
 	}
 	must(t, shim.Start())
+	// Start returns when exec has closed the descriptors; the command line is there a moment later.
+	cmdline := filepath.Join("/proc", strconv.Itoa(shim.Process.Pid), "cmdline")
+	for line := []byte(nil); len(line) == 0; {
+		line, err = os.ReadFile(cmdline)
+		must(t, err)
+	}
 	if !sandboxes.Alive(id) {
 		t.Error("not seen")
 	}

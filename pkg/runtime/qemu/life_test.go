@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
@@ -300,31 +301,22 @@ func TestKillSparesAProcessThatHasTheNumberNow(t *testing.T) {
 }
 
 func TestALeaseIsHeldAsLongAsTheMachineLives(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lease")
-	open := func() *os.File {
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
-	lease := open()
-	if err := unix.Flock(int(lease.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	sandboxes := directvolume.Sandboxes{GoDir: t.TempDir()}
+	lease, err := sandboxes.AcquireLease("s1")
+	if err != nil {
 		t.Fatal(err)
 	}
 	g := newGuest(t, qemu.Config{Lease: lease})
 	if err := lease.Close(); err != nil { // as when the shim dies
 		t.Fatal(err)
 	}
-	other := open()
-	defer other.Close()
-	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-		t.Errorf("the lease is free while the machine runs: %v", err)
+	if !sandboxes.LeaseHeld("s1") {
+		t.Error("the lease is free while the machine runs")
 	}
 	if err := g.stopAndLook(); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		t.Errorf("the lease is held after the machine's end: %v", err)
+	if sandboxes.LeaseHeld("s1") {
+		t.Error("the lease is held after the machine's end")
 	}
 }
