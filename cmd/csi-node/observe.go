@@ -85,7 +85,7 @@ func (e *endpoint) serve(ctx context.Context, o options, driver *csi.Driver) (er
 	}
 	defer func() { err = errors.Join(err, health.Close()) }()
 	telemetry.RegisterState(e.registry, driver, e.maxVolumes, o.driver.Log)
-	return telemetry.Serve(ctx, e.listener, telemetry.Handler(e.registry, health))
+	return telemetry.Serve(ctx, e.listener, telemetry.Handler(e.registry, health, telemetry.Reports(driver, o.driver.Log)))
 }
 
 // close gives the address back if nobody served there.

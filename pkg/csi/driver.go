@@ -21,6 +21,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/csi/telemetry"
+	"github.com/katadirect/katadirect/pkg/csi/trouble"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -69,6 +70,8 @@ type Driver struct {
 	jobs       *jobs
 	checkup    *checkup
 	observer   observer
+	reporter   *reporter
+	troubles   troubles
 	config     Config
 	classes    *classes // nil without Kubernetes
 	log        *slog.Logger
@@ -115,6 +118,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		held      = &locks{}
 		follow    *classes
 		copies    = newJobs(held, c.Log)
+		went      = troubles{log: &trouble.Log{}, idOf: volumes.ID}
 	)
 	if c.Cluster != nil {
 		limits.watched = true
@@ -137,6 +141,8 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		}},
 		checkup:  check,
 		observer: observer{pool: volumes, staged: staged, records: found, views: check.views},
+		reporter: &reporter{node: c.NodeID, checkup: check, troubles: went.log},
+		troubles: went,
 		config:   c,
 		classes:  follow,
 		log:      c.Log,
@@ -156,7 +162,7 @@ func (d *Driver) State(ctx context.Context) (telemetry.State, error) { return d.
 // Serve answers calls on the listener until ctx ends. Then it takes no new ones, lets those under way finish for a
 // bounded time, and returns.
 func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
-	calls := &interceptor{log: d.log, calls: d.config.Calls}
+	calls := &interceptor{log: d.log, calls: d.config.Calls, note: d.troubles.note}
 	server := grpc.NewServer(append(d.config.ServerOptions, grpc.UnaryInterceptor(calls.unary))...)
 	csi.RegisterIdentityServer(server, d.identity)
 	csi.RegisterControllerServer(server, d.controller)

@@ -22,6 +22,7 @@ import (
 type interceptor struct {
 	log    *slog.Logger
 	calls  *telemetry.Calls
+	note   func(request any, method string, err error)
 	number atomic.Uint64 // of the latest call
 }
 
@@ -41,6 +42,7 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 	response, err := recovered(ctx, log, request, handle)
 	err = toStatus(err)
 	end(status.Code(err))
+	i.note(request, method, err)
 	logCall(ctx, log, method, err, time.Since(start))
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ func (r records) index(ctx context.Context) (publicationsOf, error) {
 		if e.Err != nil {
 			continue
 		}
-		p := publication{path: e.VolumePath, record: e.Record, sandboxes: e.Sandboxes}
+		p := publication{path: e.VolumePath, record: e.Record, sandboxes: e.Sandboxes, dead: e.Stale}
 		if id := e.Record.Metadata[directvolume.MetadataVolumeID]; id != "" {
 			byID[id] = append(byID[id], p)
 		}

@@ -18,6 +18,7 @@ type publication struct {
 	path      string // the target path without symbolic links
 	record    directvolume.Record
 	sandboxes []string // living ones that claim it
+	dead      []string // sandboxes that claim it and have ended
 }
 
 // records finds and writes the records of this driver's volumes.

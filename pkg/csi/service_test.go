@@ -85,7 +85,7 @@ func TestSecretsAreStrippedFromEveryRequest(t *testing.T) {
 
 func TestAPanicEndsOneCallOnly(t *testing.T) {
 	var log bytes.Buffer
-	i := &interceptor{log: slog.New(slog.NewTextHandler(&log, nil))}
+	i := &interceptor{log: slog.New(slog.NewTextHandler(&log, nil)), note: func(any, string, error) {}}
 	call := func(handle grpc.UnaryHandler) error {
 		_, err := i.unary(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "v"}, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Controller/DeleteVolume"}, handle)
 		return err

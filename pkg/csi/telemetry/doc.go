@@ -4,7 +4,8 @@
 //	calls.go       counts and times every RPC; package csi's interceptor tells it of each
 //	state.go       pool, volumes and records, read when somebody scrapes
 //	health.go      a Probe over the driver's own socket
-//	endpoint.go    /metrics, /healthz and /readyz over HTTP
+//	report.go      /volumes, how each volume is, for kubectl katadirect
+//	endpoint.go    all of these over HTTP
 //	tracing.go     spans, exported over OTLP when the environment asks for it
 //	log.go         the request's number and the trace's id in every line of a call
 //
