@@ -46,6 +46,9 @@ cluster-down: ## end it and remove every trace
 	@go build -o bin/ ./test/cluster
 	@bin/cluster down
 
+e2e: root setup-test kubernetes containerd2 ## the driver on a real Kubernetes, from kubectl to the guest: cluster, tests, tear-down; writes out/e2e.xml
+	@go test -count=1 -v -timeout 30m -parallel $(or $(PARALLEL),3) ./test/e2e -report $(CURDIR)/out/e2e.xml
+
 conformance: root setup-test kubernetes kubernetes-suite containerd2 ## Kubernetes' own node suite, every pod a machine; writes out/conformance.xml
 	@go test -count=1 -v -timeout 0 -run TestPodsInMachinesPass ./test/conformance -whole -procs $(or $(PROCS),3) -handler $(or $(HANDLER),katadirect) -report $(CURDIR)/out/conformance.xml
 
@@ -110,8 +113,10 @@ $(KUBERNETES_DIR)/.complete: hack/kubernetes/go.mod
 	@mkdir -p $(@D)
 	@$(call KUBERNETES_BUILD,build) go.etcd.io/etcd/server/v3 github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner \
 	  github.com/kubernetes-csi/external-resizer/cmd/csi-resizer \
+	  $(addprefix github.com/kubernetes-csi/external-snapshotter/v8/cmd/,csi-snapshotter snapshot-controller) \
 	  $(addprefix k8s.io/kubernetes/cmd/,kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet)
 	@gcc -Os -static -s -DVERSION=$(KUBERNETES) -o $(@D)/pause "$$(go list -C hack/kubernetes -m -f '{{.Dir}}' k8s.io/kubernetes)/build/pause/linux/pause.c"
+	@install -m 644 -D -t $(@D)/crd "$$(go list -C hack/kubernetes -m -f '{{.Dir}}' github.com/kubernetes-csi/external-snapshotter/client/v8)"/config/crd/snapshot.storage.k8s.io_*.yaml
 	@touch $@
 
 $(KUBERNETES_DIR)/.suite-complete: hack/kubernetes/go.mod
@@ -127,4 +132,4 @@ $(STATICCHECK): hack/tools/go.mod
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down conformance kubernetes kubernetes-suite
+.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite

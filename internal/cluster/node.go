@@ -177,3 +177,6 @@ func (c *Cluster) removePods(ctx context.Context) error {
 	all.Wait()
 	return errors.Join(errs...)
 }
+
+// Find lists the processes of the cluster whose command line has all of the words in it.
+func (c *Cluster) Find(words ...string) ([]int, error) { return c.lab.Find(words...) }

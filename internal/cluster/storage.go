@@ -20,8 +20,17 @@ const driverName = "csi.katadirect.io"
 //go:embed objects.yaml
 var objects string
 
-// createObjects creates the RuntimeClasses, the StorageClass and the CSIDriver.
+// createObjects creates the kinds that snapshots are, the RuntimeClasses, the StorageClasses and the CSIDriver.
 func (c *Cluster) createObjects(ctx context.Context) error {
+	crds := c.Program("crd")
+	for _, args := range [][]string{
+		{"apply", "-f", crds},
+		{"wait", "--for=condition=Established", "-f", crds, "--timeout=" + readyTimeout.String()},
+	} {
+		if _, err := c.Kubectl(ctx, args...); err != nil {
+			return err
+		}
+	}
 	_, err := c.kubectl(ctx, objects, "apply", "-f", "-")
 	return err
 }
@@ -52,15 +61,29 @@ func (c *Cluster) startStorage(ctx context.Context) error {
 	if err := c.registerDriver(ctx); err != nil {
 		return err
 	}
-	common := []string{"--kubeconfig=" + c.pki.kubeconfig("admin"), "--csi-address=" + driverSocket, "--v=2"}
+	return c.startSidecars()
+}
+
+// capacityPoll is how often the driver is asked how much room there is, besides when a volume comes or goes.
+const capacityPoll = "10s"
+
+// startSidecars starts what stands between the API and the driver. The two that may only speak of this node's volumes
+// run as on each node of many.
+func (c *Cluster) startSidecars() error {
+	kubeconfig := "--kubeconfig=" + c.pki.kubeconfig("admin")
+	common := []string{kubeconfig, "--csi-address=" + driverSocket, "--v=2"}
+	onNode := []string{"NODE_NAME=" + nodeName, "NAMESPACE=kube-system"}
 	for _, command := range []lab.Command{
-		{Name: "csi-provisioner", Args: []string{"--extra-create-metadata", "--feature-gates=Topology=true,VolumeAttributesClass=true", "--default-fstype=ext4",
-			"--node-deployment", "--strict-topology", "--immediate-topology=false"},
-			Env: []string{"NODE_NAME=" + nodeName}},
-		{Name: "csi-resizer", Args: []string{"--handle-volume-inuse-error=false", "--feature-gates=VolumeAttributesClass=true"}},
+		{Name: "csi-provisioner", Env: onNode, Args: append(common,
+			"--extra-create-metadata", "--feature-gates=Topology=true,VolumeAttributesClass=true", "--default-fstype=ext4",
+			"--node-deployment", "--strict-topology", "--immediate-topology=false",
+			"--enable-capacity", "--capacity-ownerref-level=-1", "--capacity-poll-interval="+capacityPoll)},
+		{Name: "csi-resizer", Args: append(common,
+			"--handle-volume-inuse-error=false", "--feature-gates=VolumeAttributesClass=true")},
+		{Name: "csi-snapshotter", Env: onNode, Args: append(common, "--node-deployment", "--extra-create-metadata")},
+		{Name: "snapshot-controller", Args: []string{kubeconfig, "--enable-distributed-snapshotting", "--v=2"}},
 	} {
 		command.Path = c.Program(command.Name)
-		command.Args = append(common, command.Args...)
 		if _, err := c.lab.Start(command); err != nil {
 			return err
 		}

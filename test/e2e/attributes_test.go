@@ -1,4 +1,4 @@
-package kubernetes
+package e2e
 
 import (
 	"os"
@@ -21,8 +21,7 @@ parameters: {` + parameters + `}
 // limitsOf is what the pool keeps of the limits of the one volume whose claim is bound.
 func (k *kube) limitsOf(claim string) string {
 	k.t.Helper()
-	handle := k.kubectl("get", "pv", k.kubectl("get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}"), "-o", "jsonpath={.spec.csi.volumeHandle}")
-	text, err := os.ReadFile(filepath.Join(k.Dir(), "pool", handle, "limits.json"))
+	text, err := os.ReadFile(filepath.Join(k.Dir(), "pool", k.handle(claim), "limits.json"))
 	if err != nil {
 		return err.Error()
 	}
@@ -31,6 +30,7 @@ func (k *kube) limitsOf(claim string) string {
 
 // The whole way of a VolumeAttributesClass: at the claim's making, and changed while the pod runs, by external-resizer.
 func attributesOfAVolumeInUse(t *testing.T, k *kube) {
+	k.step("a claim with a class")
 	k.apply(attributesClass("silver", `katadirect.io/iops: "100"`) + attributesClass("gold", `katadirect.io/iops: "500", katadirect.io/bytesPerSecond: "10485760"`))
 	limited := strings.Replace(claim("limited", "64Mi", "ReadWriteOnce"), "storageClassName:", "volumeAttributesClassName: silver\n  storageClassName:", 1)
 	k.apply(limited + dataPod("limited", "limited", "kata"))
@@ -48,12 +48,8 @@ func attributesOfAVolumeInUse(t *testing.T, k *kube) {
 		})
 	}
 	has(`"iops":100`, `"class":"silver"`) // the class is from the PersistentVolume, which the driver watches
+	k.step("kubectl patch pvc to another class while the pod runs")
 	k.kubectl("patch", "pvc", "limited", "--type=merge", "-p", `{"spec":{"volumeAttributesClassName":"gold"}}`)
 	has(`"iops":500`, `"bytesPerSecond":10485760`, `"class":"gold"`)
-	k.until("the claim's own word", func() (string, bool) {
-		got := k.kubectl("get", "pvc", "limited", "-o", "jsonpath={.status.currentVolumeAttributesClassName}")
-		return got, got == "gold"
-	})
-	k.remove("pod/limited")
-	k.remove("pvc/limited")
+	k.untilField("pvc/limited", "{.status.currentVolumeAttributesClassName}", "gold")
 }

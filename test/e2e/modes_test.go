@@ -1,4 +1,4 @@
-package kubernetes
+package e2e
 
 import (
 	"fmt"
@@ -50,6 +50,7 @@ func (k *kube) mountOf(pod string) string {
 const claimsMode = "katadirect.io/mode: "
 
 func autoForEachPod(t *testing.T, k *kube) {
+	k.step("an ordinary pod gets a mount of the host")
 	k.apply(modeClaim("auto", "katadirect-auto", "") + dataPod("auto-plain", "auto", "runc"))
 	k.ready("auto-plain")
 	if got := k.mountOf("auto-plain"); !strings.HasPrefix(got, "/dev/loop") || !strings.HasSuffix(got, " ext4") {
@@ -58,6 +59,7 @@ func autoForEachPod(t *testing.T, k *kube) {
 	if got := k.exec("auto-plain", "echo content > /data/file; stat -c %g /data/file; cat /data/file"); got != "2000\ncontent" {
 		t.Errorf("the ordinary pod's file is %q", got)
 	}
+	k.step("other pods beside it")
 	// Any number of ordinary pods of the node share a ReadWriteOnce volume; a machine does not.
 	k.apply(dataPod("auto-plain-2", "auto", "runc") + dataPod("auto-machine", "auto", "kata"))
 	k.ready("auto-plain-2")
@@ -69,6 +71,7 @@ func autoForEachPod(t *testing.T, k *kube) {
 	k.event("auto-machine", "in use by an ordinary pod")
 	k.remove("pod/auto-plain-2")
 
+	k.step("a machine after them")
 	k.ready("auto-machine")
 	if got := k.mountOf("auto-machine"); !strings.HasPrefix(got, "/dev/vd") || !strings.HasSuffix(got, " ext4") {
 		t.Errorf("the pod in a machine has %q", got)
@@ -78,26 +81,28 @@ func autoForEachPod(t *testing.T, k *kube) {
 	}
 	k.remove("pod/auto-machine")
 
+	k.step("the host does not mount what the guest has written")
 	k.apply(dataPod("auto-late", "auto", "runc"))
 	k.event("auto-late", "a virtual machine has written", "katadirect.io/allowHostMountOfGuestData")
 	k.remove("pod/auto-late", "pvc/auto")
-	k.nothingIsLeft()
 }
 
 func directForAnOrdinaryPod(t *testing.T, k *kube) {
+	k.step("an ordinary pod is told why it cannot")
 	k.apply(modeClaim("direct", "katadirect", "") + dataPod("direct-plain", "direct", "runc"))
-	k.event("direct-plain", "virtual machines only", "default/direct-plain", `RuntimeClass "runc"`, "katadirect.io/mode: auto")
+	k.event("direct-plain", "virtual machines only", k.ns+"/direct-plain", `RuntimeClass "runc"`, "katadirect.io/mode: auto")
 	k.remove("pod/direct-plain")
+	k.step("a machine gets it")
 	k.apply(dataPod("direct-machine", "direct", "kata"))
 	k.ready("direct-machine")
 	if got := k.mountOf("direct-machine"); !strings.HasPrefix(got, "/dev/vd") {
 		t.Errorf("the pod in a machine has %q", got)
 	}
 	k.remove("pod/direct-machine", "pvc/direct")
-	k.nothingIsLeft()
 }
 
 func wordsOfClaimAndRuntimeClass(t *testing.T, k *kube) {
+	k.step("three pods, of which two get mounts of the host")
 	k.apply(`
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass
@@ -119,7 +124,6 @@ handler: katadirect
 	k.event("words-direct", "virtual machines only", `RuntimeClass "shared" with the annotation`)
 	k.remove("pod/words-host", "pod/words-class", "pod/words-direct", "pvc/words-host", "pvc/words-class", "pvc/words-direct",
 		"runtimeclass/shared")
-	k.nothingIsLeft()
 }
 
 // driversRights are as the cluster has given them to the driver.
@@ -134,18 +138,19 @@ subjects:
 
 // The driver loses its rights, and with them the answer.
 func lookUpThatFails(t *testing.T, k *kube) {
+	k.step("the driver loses its rights")
 	k.remove("clusterrolebinding/katadirect-csi-node")
 	defer k.apply(driversRights) // the other scenarios need them
 	k.apply(modeClaim("blind", "katadirect-auto", "") + dataPod("blind", "blind", "runc"))
 	k.event("blind", "ClusterRole", "docs/modes.md", "forbidden")
-	if phase := k.kubectl("get", "pod", "blind", "-o=jsonpath={.status.phase}"); phase != "Pending" {
+	if phase := k.field("pod/blind", "{.status.phase}"); phase != "Pending" {
 		t.Errorf("the pod is %s", phase)
 	}
+	k.step("and has them again")
 	k.apply(driversRights)
 	k.ready("blind")
 	if got := k.mountOf("blind"); !strings.HasPrefix(got, "/dev/loop") {
 		t.Errorf("it has %q", got)
 	}
 	k.remove("pod/blind", "pvc/blind")
-	k.nothingIsLeft()
 }

@@ -1,4 +1,4 @@
-package kubernetes
+package e2e
 
 import (
 	"fmt"
@@ -48,6 +48,7 @@ const (
 )
 
 func rawBlockInAMachine(t *testing.T, k *kube) {
+	k.step("a pod with a device")
 	k.apply(blockClaim("raw", "64Mi", "ReadWriteOncePod") + blockPod("raw", "raw", "kata", false))
 	k.ready("raw")
 	if size := k.exec("raw", blockSize); size != fmt.Sprint(64<<20) {
@@ -58,19 +59,18 @@ func rawBlockInAMachine(t *testing.T, k *kube) {
 		t.Errorf("the pod is in no machine: it has the host's kernel, %v", err)
 	}
 
-	k.kubectl("patch", "pvc", "raw", "-p", `{"spec":{"resources":{"requests":{"storage":"128Mi"}}}}`)
+	k.step("kubectl patch pvc while the pod runs")
+	k.grow("raw", "128Mi")
 	k.until("the larger device in the pod", func() (string, bool) {
 		size := k.exec("raw", blockSize)
 		return size, size == fmt.Sprint(128<<20)
 	})
-	k.until("the claim's new size", func() (string, bool) {
-		size := k.kubectl("get", "pvc", "raw", "-o=jsonpath={.status.capacity.storage}")
-		return size, size == "128Mi"
-	})
+	k.untilField("pvc/raw", "{.status.capacity.storage}", "128Mi")
 	if got := k.exec("raw", readBlock); got != "content" {
 		t.Errorf("the grown device holds %q", got)
 	}
 
+	k.step("the same volume without a machine, and back")
 	// The same volume for a pod without a machine, and back.
 	k.remove("pod/raw")
 	for _, class := range []string{"runc", "kata"} {
@@ -85,15 +85,15 @@ func rawBlockInAMachine(t *testing.T, k *kube) {
 		}
 		k.remove("pod/" + pod)
 	}
-	k.remove("pvc/raw")
-	k.nothingIsLeft()
 }
 
 func readOnlyRawBlock(t *testing.T, k *kube) {
+	k.step("a pod that writes")
 	k.apply(blockClaim("rawro", "64Mi", "ReadWriteOnce") + blockPod("rawro-writer", "rawro", "runc", false))
 	k.ready("rawro-writer")
 	k.exec("rawro-writer", writeBlock)
 	k.remove("pod/rawro-writer")
+	k.step("pods that may only read")
 	for _, class := range []string{"runc", "kata"} {
 		pod := "rawro-" + class
 		k.apply(blockPod(pod, "rawro", class, true))
@@ -101,25 +101,25 @@ func readOnlyRawBlock(t *testing.T, k *kube) {
 		if got := k.exec(pod, readBlock); got != "content" {
 			t.Errorf("under %s it holds %q", class, got)
 		}
-		if out, err := k.Kubectl(t.Context(), "exec", pod, "--", "sh", "-c", "dd if=/dev/zero of=/dev/xvda count=1 conv=fsync"); err == nil {
+		if out, err := k.tryKubectl("exec", pod, "--", "sh", "-c", "dd if=/dev/zero of=/dev/xvda count=1 conv=fsync"); err == nil {
 			t.Errorf("under %s it was written: %s", class, out)
 		}
 		k.remove("pod/" + pod)
 	}
-	k.remove("pvc/rawro")
 }
 
 // kubelet gives a ReadWriteOnce volume to any number of pods of the node; the driver does not.
 func rawBlockIsOnePods(t *testing.T, k *kube) {
+	k.step("two pods, one claim")
 	k.apply(blockClaim("rawone", "64Mi", "ReadWriteOnce") + blockPod("rawone-first", "rawone", "runc", false))
 	k.ready("rawone-first")
 	k.exec("rawone-first", writeBlock)
 	k.apply(blockPod("rawone-second", "rawone", "runc", false))
-	k.event("rawone-second", "one pod at a time", "default/rawone-first")
+	k.event("rawone-second", "one pod at a time", k.ns+"/rawone-first")
+	k.step("the first goes, the second comes")
 	k.remove("pod/rawone-first")
 	k.ready("rawone-second")
 	if got := k.exec("rawone-second", readBlock); !strings.HasPrefix(got, "content") {
 		t.Errorf("the second pod reads %q", got)
 	}
-	k.remove("pod/rawone-second", "pvc/rawone")
 }

@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// nothingIsLeft waits until all that scenarios have made is gone, from the API to the node's disk: the API forgets a
+// claim before the driver has deleted the volume.
+func nothingIsLeft(_ *testing.T, k *kube) {
+	k.step("the namespaces go")
+	for _, one := range append(together, alone...) {
+		k.until("the end of namespace "+one.namespace, func() (string, bool) {
+			said := k.field("namespace/"+one.namespace, "{.status}")
+			return said, said == ""
+		})
+	}
+	k.step("no PersistentVolumes, no contents of snapshots")
+	for _, kind := range []string{"pv", "volumesnapshotcontent"} {
+		k.until("the end of every "+kind, func() (string, bool) {
+			left := k.field(kind, "{.items[*].metadata.name}")
+			return left, left == ""
+		})
+	}
+	for _, at := range []struct {
+		what string
+		look func() (string, error)
+	}{
+		{"nothing in the pool", k.inThePool},
+		{"no loop devices", k.loopDevices},
+		{"no mounts of volumes", k.volumeMounts},
+		{"no records, no sandboxes, no machines", k.ofTheRuntime},
+	} {
+		k.step(at.what)
+		k.until(at.what, func() (string, bool) {
+			left, err := at.look()
+			if err != nil {
+				return err.Error(), false
+			}
+			return left, left == ""
+		})
+	}
+}
+
+func (k *kube) inThePool() (string, error) {
+	entries, err := os.ReadDir(filepath.Join(k.Dir(), "pool"))
+	left := ""
+	for _, e := range entries {
+		if e.Name() != ".lock" {
+			left += e.Name() + "\n"
+		}
+	}
+	return left, err
+}
+
+// loopDevices are those over the images, and kubelet's over those.
+func (k *kube) loopDevices() (string, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	left := ""
+	for _, file := range files {
+		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), k.Dir()) {
+			left += file + ": " + string(data)
+		}
+	}
+	return left, err
+}
+
+func (k *kube) volumeMounts() (string, error) {
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", k.InitPID()))
+	left := ""
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "volumeDevices") || strings.Contains(line, "kubernetes.io~csi") {
+			left += line
+		}
+	}
+	return left, err
+}
+
+// ofTheRuntime is what the driver and the shims keep below /run, and every QEMU.
+func (k *kube) ofTheRuntime() (string, error) {
+	left := ""
+	for _, dir := range []string{"kata-containers/shared/direct-volumes", "vc/sbs", "katadirect/csi/staged"} {
+		found, err := filepath.Glob(filepath.Join("/proc", fmt.Sprint(k.InitPID()), "root/run", dir, "*"))
+		if err != nil {
+			return "", err
+		}
+		left += strings.Join(found, "\n")
+	}
+	machines, err := k.Find("qemu-system")
+	if len(machines) > 0 {
+		left += fmt.Sprint("machines with the process ids ", machines)
+	}
+	return left, err
+}

@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+)
+
+// snapshotOf is a snapshot of a claim's volume.
+func snapshotOf(name, claim string) string {
+	return fmt.Sprintf(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: %s}
+spec:
+  volumeSnapshotClassName: katadirect
+  source: {persistentVolumeClaimName: %s}
+---`, name, claim)
+}
+
+// claimFrom is a claim for a volume that begins as a copy of something.
+func claimFrom(name, size, source string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %s}
+spec:
+  accessModes: [ReadWriteOncePod]
+  storageClassName: katadirect
+  resources: {requests: {storage: %s}}
+  dataSource: {%s}
+---`, name, size, source)
+}
+
+const (
+	fromSnapshot = "apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: "
+	fromClaim    = "kind: PersistentVolumeClaim, name: "
+)
+
+func snapshotRestoreAndClone(t *testing.T, k *kube) {
+	k.step("a pod that writes")
+	k.apply(claim("source", "64Mi", "ReadWriteOncePod") + machinePod("writer", "source"))
+	k.ready("writer")
+	k.exec("writer", "echo first > /data/file; sync")
+
+	k.step("a snapshot of the volume while the pod has it")
+	k.apply(snapshotOf("snap", "source"))
+	k.untilField("volumesnapshot/snap", "{.status.readyToUse}", "true")
+	k.exec("writer", "echo second > /data/file; sync")
+
+	k.step("a larger volume from the snapshot and a clone of the volume, each in a machine")
+	k.apply(claimFrom("restored", "128Mi", fromSnapshot+"snap") + machinePod("restored", "restored") +
+		claimFrom("cloned", "64Mi", fromClaim+"source") + machinePod("cloned", "cloned"))
+	k.ready("restored", "cloned")
+	for pod, want := range map[string]string{"restored": "first", "cloned": "second", "writer": "second"} {
+		if got := k.exec(pod, "cat /data/file"); got != want {
+			t.Errorf("pod %s reads %q, want %q", pod, got, want)
+		}
+	}
+	if got := k.exec("restored", dataKiB+" | awk '{print ($1 > 100000)}'"); got != "1" {
+		t.Errorf("the file system in the larger volume has %s KiB", k.exec("restored", dataKiB))
+	}
+
+	k.step("the snapshot goes, and its content with it")
+	k.remove("volumesnapshot/snap")
+	k.until("the end of the content", func() (string, bool) {
+		left := k.field("volumesnapshotcontent", "{.items[?(@.spec.volumeSnapshotRef.namespace==\""+k.ns+"\")].metadata.name}")
+		return left, left == ""
+	})
+	if got := k.exec("restored", "cat /data/file"); got != "first" {
+		t.Errorf("without its snapshot the restored volume reads %q", got)
+	}
+}
