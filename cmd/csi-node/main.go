@@ -41,13 +41,14 @@ func main() {
 
 // options are the flags.
 type options struct {
-	endpoint  string
-	driver    csi.Config
-	observing observing
-	logFormat string
-	logLevel  slog.Level
-	source    string // of what Kubernetes knows
-	version   bool
+	endpoint    string
+	driver      csi.Config
+	observing   observing
+	registering registering
+	logFormat   string
+	logLevel    slog.Level
+	source      string // of what Kubernetes knows
+	version     bool
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -87,6 +88,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.driver.StateDir, "state-dir", stage.DefaultDir, "folder of what is staged; below /run, so that it does not outlive a reboot")
 	flags.StringVar(&o.driver.Sandboxes.GoDir, "sandbox-dir", directvolume.DefaultGoDir, "folder of the runtime's sandboxes")
 	kubernetesFlags(flags, &o.source, &o.driver)
+	o.registering.flags(flags)
 	o.observing.flags(flags)
 	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -98,7 +100,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	} else {
-		err = errors.Join(absolute(flags, "pool", "record-root", "state-dir", "sandbox-dir"), o.observing.check())
+		err = errors.Join(absolute(flags, "pool", "record-root", "state-dir", "sandbox-dir",
+			"plugin-registration-path", "kubelet-registration-path"), o.observing.check())
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
@@ -162,14 +165,15 @@ func serve(ctx context.Context, o options) (err error) {
 	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint, "node", o.driver.NodeID,
 		"pool", o.driver.PoolDir, "kubernetes", o.source, "http", observed.addr(), "tracing", tracing != nil)
 	releaseStartPages()
-	return both(ctx,
+	return together(ctx,
+		func(ctx context.Context) error { return o.registering.keep(ctx, o) },
 		func(ctx context.Context) error { return driver.Serve(ctx, listener) },
 		func(ctx context.Context) error { return observed.serve(ctx, o, driver) })
 }
 
-// both serves CSI and HTTP until ctx ends or one of them fails. HTTP goes on while the last calls finish, so that
-// health checks see the end coming.
-func both(ctx context.Context, serveCSI, serveHTTP func(context.Context) error) error {
+// together registers the driver and serves CSI and HTTP until ctx ends or one of them fails. HTTP goes on while the last
+// calls finish, so that health checks see the end coming.
+func together(ctx context.Context, register, serveCSI, serveHTTP func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	httpCtx, endHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
@@ -177,5 +181,6 @@ func both(ctx context.Context, serveCSI, serveHTTP func(context.Context) error) 
 		return serveCSI(ctx)
 	})
 	group.Go(func() error { return serveHTTP(httpCtx) })
+	group.Go(func() error { return register(ctx) })
 	return group.Wait()
 }

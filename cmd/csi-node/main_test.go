@@ -49,6 +49,8 @@ func TestBadFlagsAreExplained(t *testing.T) {
 		"metrics volumes":  {[]string{"--metrics-volumes", "-1"}, exitUsage, "--metrics-volumes"},
 		"http endpoint":    {[]string{"--http-endpoint", "nowhere"}, exitFailed, "--http-endpoint"},
 		"relative state":   {[]string{"--state-dir", "./state"}, exitUsage, "--state-dir"},
+		"relative plugins": {[]string{"--plugin-registration-path", "plugins"}, exitUsage, "--plugin-registration-path"},
+		"no plugins":       {[]string{"--plugin-registration-path", "/dev/null/plugins"}, exitFailed, "/dev/null/plugins"},
 		"pool is a file":   {[]string{"--pool", "/dev/null"}, exitFailed, "/dev/null"},
 		"state is no path": {[]string{"--state-dir", "/dev/null/state"}, exitFailed, "/dev/null"},
 	}

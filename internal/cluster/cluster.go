@@ -11,8 +11,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"google.golang.org/grpc"
-
 	"github.com/katadirect/katadirect/internal/guestimage"
 	"github.com/katadirect/katadirect/internal/lab"
 )
@@ -61,17 +59,16 @@ const PauseImage = "registry.k8s.io/pause:3.10.1"
 
 // Cluster is a running cluster.
 type Cluster struct {
-	lab       *lab.Lab
-	opts      Options
-	programs  string
-	pki       *pki
-	settings  *hostSettings
-	forward   net.Listener
-	registry  net.Listener // in the cluster's network
-	outside   net.Listener // the same on the host's loopback, to push
-	registrar *grpc.Server
-	serving   sync.WaitGroup
-	madeDirs  []string
+	lab      *lab.Lab
+	opts     Options
+	programs string
+	pki      *pki
+	settings *hostSettings
+	forward  net.Listener
+	registry net.Listener // in the cluster's network
+	outside  net.Listener // the same on the host's loopback, to push
+	serving  sync.WaitGroup
+	madeDirs []string
 }
 
 // Open starts everything and returns when pods can be scheduled and volumes provisioned. It undoes everything on error.
@@ -117,7 +114,7 @@ func Open(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		{"", c.forwardAPI},
 		{"", c.startNode},
 		{"", c.createObjects},
-		{"the CSI driver is registered", c.startStorage},
+		{"the CSI driver runs", c.startStorage},
 		{"the node is ready", c.waitReady},
 	} {
 		if err := step.do(ctx); err != nil {
@@ -178,9 +175,6 @@ func (c *Cluster) Close(ctx context.Context) (leftovers []string, err error) {
 		}
 	}
 	errs = append(errs, c.removePods(ctx))
-	if c.registrar != nil {
-		c.registrar.Stop()
-	}
 	leftovers, err = c.lab.Discard(ctx)
 	errs = append(errs, err, c.settings.restore())
 	for _, dir := range c.madeDirs {

@@ -47,7 +47,7 @@ func (c *Cluster) startStorage(ctx context.Context) error {
 	}
 	driver, err := c.lab.Start(lab.Command{Name: "csi-node", Path: c.opts.BinDir + "/csi-node", Args: []string{
 		"--endpoint", "unix://" + driverSocket, "--node-id", nodeName, "--pool", c.path("pool"),
-		"--state-dir", c.path("staged"), "--kubernetes", c.pki.kubeconfig(driverIdentity),
+		"--state-dir", c.path("staged"), "--plugin-registration-path", "/var/lib/kubelet/plugins_registry", "--kubernetes", c.pki.kubeconfig(driverIdentity),
 		"--default-handler", cmp.Or(c.opts.DefaultHandler, RuncHandler),
 	}})
 	if err != nil {
@@ -56,9 +56,6 @@ func (c *Cluster) startStorage(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := driver.WaitFor(ctx, c.probeDriver); err != nil {
-		return err
-	}
-	if err := c.registerDriver(ctx); err != nil {
 		return err
 	}
 	return c.startSidecars()
