@@ -61,9 +61,12 @@ build: ## the four programs, static, in bin/
 guest: build ## the guest's kernel and initrd, from Debian's packages, in the cache
 	@bin/katadirect guest build
 
+image: build guest ## the image of deploy/, made without Docker: out/image/katadirect.tar (docker save) and out/image/oci; IMAGE=name:tag
+	@go run ./deploy/image --version '$(VERSION)' --out out/image $(if $(IMAGE),--name '$(IMAGE)')
+
 lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go.mod
 	@echo "lint"
-	@unformatted=$$(gofmt -l cmd internal pkg test); [ -z "$$unformatted" ] || { echo "not formatted (gofmt -w): $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd deploy internal pkg test); [ -z "$$unformatted" ] || { echo "not formatted (gofmt -w): $$unformatted"; exit 1; }
 	@go vet ./...
 	@$(STATICCHECK) ./...
 	@go mod tidy -diff >/dev/null || { echo 'go.mod does not state what is used (go mod tidy)'; exit 1; }
@@ -132,4 +135,4 @@ $(STATICCHECK): hack/tools/go.mod
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite
+.PHONY: help demo test bench soak build guest image lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite
