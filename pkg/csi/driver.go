@@ -98,6 +98,10 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	found, err := openRecords(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	volumes, err := pool.Open(ctx, c.PoolDir, pool.Options{Node: c.NodeID, Overcommit: c.Overcommit, Log: c.Log})
 	if err != nil {
 		return nil, err
@@ -108,7 +112,6 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	}
 	thawLeftovers(ctx, volumes.Dir(), c.Log)
 	var (
-		found     = records{directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes))}
 		place     = topology(c.NodeID)
 		sandboxes = guests{c.Sandboxes}
 		hosts     = hostmount.New(loops, c.Log)

@@ -320,11 +320,13 @@ func TestFaultRecordHasOptionsTheGuestCannotTake(t *testing.T) {
 	v, target := h.published("pvc", withFlags("noatime", "rw"))
 	record, err := h.store().Get(t.Context(), target)
 	must(t, err)
+	boot, err := directvolume.BootID()
+	must(t, err)
 	want := directvolume.Record{
 		VolumeType: "directvol", Device: v.image(), FSType: "ext4", Options: []string{"noatime"},
 		Metadata: map[string]string{
 			"katadirect.io/volume-id": v.id, "katadirect.io/size-bytes": "1073741824",
-			"katadirect.io/backing": "file", "katadirect.io/format": "if-blank",
+			"katadirect.io/backing": "file", "katadirect.io/format": "if-blank", "katadirect.io/boot-id": boot,
 		},
 	}
 	if !slices.Equal(record.Options, want.Options) {

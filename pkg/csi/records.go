@@ -26,6 +26,24 @@ type records struct {
 	store *directvolume.Store
 }
 
+// openRecords finds the records that the driver before this one has left. Those of an earlier boot speak of machines that
+// are gone; kubelet publishes anew what is still wanted.
+func openRecords(ctx context.Context, c Config) (records, error) {
+	boot, err := directvolume.BootID()
+	if err != nil {
+		return records{}, err
+	}
+	store := directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes), directvolume.WithBootID(boot))
+	removed, err := store.RemoveEarlierBoots(ctx)
+	if len(removed) > 0 {
+		c.Log.InfoContext(ctx, "removed the records of an earlier boot", "paths", removed)
+	}
+	if err != nil { // each call that meets one of them will say so again
+		c.Log.WarnContext(ctx, "could not remove the records of an earlier boot", "error", err)
+	}
+	return records{store}, nil
+}
+
 // of returns the publications of a volume, wherever they are. A record that names the volume's image counts,
 // whoever wrote it.
 func (r records) of(ctx context.Context, v pool.Volume) ([]publication, error) {

@@ -2,14 +2,18 @@ package csi
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
 // sequence is one volume in kubelet's hands.
@@ -18,16 +22,38 @@ type sequence struct {
 	target string
 }
 
-// reboot takes away what a reboot does: everything in /run, loop devices and mounts. Kubelet's folders stay.
-func (s sequence) reboot() {
+// reboot takes away what a reboot does: everything in /run, loop devices and mounts. Kubelet's folders stay. Where /run is
+// on a disk its files stay too, and are of another boot then.
+func (s sequence) reboot(runOnDisk bool) {
 	s.h.t.Helper()
 	s.h.stop()
 	_ = unix.Unmount(s.target, unix.UMOUNT_NOFOLLOW)
-	must(s.h.t, errors.Join(os.RemoveAll(s.h.path("records")), os.RemoveAll(s.h.path("state"))))
+	if runOnDisk {
+		s.ageBelow("records")
+		s.ageBelow("state")
+	} else {
+		must(s.h.t, errors.Join(os.RemoveAll(s.h.path("records")), os.RemoveAll(s.h.path("state"))))
+	}
 	s.h.start() // and with nothing staged the start detaches the loop devices, as a reboot has
 	if left := s.h.loopDevices(); len(left) > 0 {
 		s.h.t.Errorf("loop devices after a reboot: %v", left)
 	}
+}
+
+// ageBelow makes what the driver keeps for this boot something of another one.
+func (s sequence) ageBelow(dir string) {
+	boot, err := directvolume.BootID()
+	must(s.h.t, err)
+	must(s.h.t, filepath.WalkDir(s.h.path(dir), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), boot) {
+			return errors.Join(err, fmt.Errorf("%s does not say of which boot it is", path))
+		}
+		return os.WriteFile(path, []byte(strings.ReplaceAll(string(text), boot, "another-boot")), 0o600)
+	}))
 }
 
 // step is one thing that happens, and the code that the driver answers with.
@@ -54,7 +80,8 @@ var (
 	unstaged    = step{"unstage", func(s sequence) error { return s.unstage() }, codes.OK}
 	expanded    = step{"expand", func(s sequence) error { _, err := s.expand(s.h.t.Context(), s.target, gib); return err }, codes.OK}
 	restarted   = step{"the driver restarts", func(s sequence) error { s.h.restart(); return nil }, codes.OK}
-	rebooted    = step{"the node reboots", func(s sequence) error { s.reboot(); return nil }, codes.OK}
+	rebooted    = step{"the node reboots", func(s sequence) error { s.reboot(false); return nil }, codes.OK}
+	powerCut    = step{"the node reboots, and /run is a disk", func(s sequence) error { s.reboot(true); return nil }, codes.OK}
 	deleted     = step{"delete", func(s sequence) error { return s.delete() }, codes.OK}
 )
 
@@ -104,6 +131,9 @@ func TestKubeletsSequences(t *testing.T) {
 			return nil
 		}, codes.OK}
 	}
+	elsewhere := func(do func(volume, string) error) step {
+		return step{"another pod", func(s sequence) error { return do(s.volume, s.h.target("other")) }, codes.OK}
+	}
 	end := []step{unpublished, unstaged}
 	sequences := map[string][]step{
 		"a pod's life":                            {staged, published, unpublished, unstaged},
@@ -124,6 +154,9 @@ func TestKubeletsSequences(t *testing.T) {
 		"reboot, then the pod starts again":       {staged, published, rebooted, published.but(codes.FailedPrecondition), staged, published},
 		"reboot between stage and publish":        {staged, rebooted, published.but(codes.FailedPrecondition), staged, published},
 		"reboot, unstage first":                   {staged, published, rebooted, unstaged, unpublished},
+		"/run on a disk, the pod ends":            {staged, published, powerCut, unpublished, unstaged},
+		"/run on a disk, the pod starts again":    {staged, published, powerCut, published.but(codes.FailedPrecondition), staged, published},
+		"/run on a disk, another pod gets it":     {staged, published, powerCut, staged, elsewhere((volume).publish), elsewhere((volume).unpublish)},
 		"the staging folder is gone":              {staged, published, stagingGone, published, unpublished, unstaged},
 		"the target path is gone":                 {staged, published, targetGone, unpublished, published, targetGone, published},
 		"the pod's folder is gone":                {staged, published, podFolderGone, unpublished, unstaged, podFolderMade},

@@ -3,7 +3,8 @@ package directvolume
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+
+	"golang.org/x/sys/unix"
 )
 
 // An alias is a symbolic link in the root, from the name of a path as it was given to the record of the same path
@@ -13,8 +14,8 @@ import (
 
 // aliasTarget returns the name that an alias leads to, or "" if the name is none. Any other link is a bad record.
 func aliasTarget(root *rootDir, name string) string {
-	target, err := root.Readlink(name)
-	if err != nil {
+	target := root.readlink(name)
+	if target == "" {
 		return ""
 	}
 	if _, err := DecodeKey(target); err != nil {
@@ -32,11 +33,11 @@ func linkAlias(root *rootDir, names recordNames) error {
 		return nil
 	}
 	temp := tempName()
-	if err := root.Symlink(names.resolved, temp); err != nil {
+	if err := unix.Symlinkat(names.resolved, root.fd(), temp); err != nil {
 		return fmt.Errorf("make alias: %w", err)
 	}
-	if err := root.Rename(temp, names.literal); err != nil {
-		return errors.Join(fmt.Errorf("make alias: %w", err), root.Remove(temp))
+	if err := unix.Renameat(root.fd(), temp, root.fd(), names.literal); err != nil {
+		return errors.Join(fmt.Errorf("make alias: %w", err), unix.Unlinkat(root.fd(), temp, 0))
 	}
 	return nil
 }
@@ -46,7 +47,7 @@ func unlinkAlias(root *rootDir, names recordNames) error {
 	if !names.differ() || aliasTarget(root, names.literal) == "" {
 		return nil
 	}
-	if err := root.Remove(names.literal); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := unix.Unlinkat(root.fd(), names.literal, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove alias: %w", err)
 	}
 	return nil

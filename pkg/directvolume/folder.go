@@ -20,25 +20,18 @@ const (
 )
 
 // rootDir is the record root, held open for one operation. Every name below it is a single component that is opened
-// without following links, so whatever stands there cannot lead out of it.
-type rootDir struct {
-	*os.Root
-	dir *os.File
-}
+// without following links, so whatever stands there cannot lead out of it. It is a bare descriptor: an *os.File of each
+// folder costs more system calls than the work on it.
+type rootDir struct{ dir int }
 
 // openRoot opens the record root and returns fs.ErrNotExist when there is none. A root that others could write in is
 // refused: whoever can write a record chooses which of the host's disks a pod gets.
 func openRoot(path string) (*rootDir, error) {
-	root, err := os.OpenRoot(path)
+	dir, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open record root: %w", err)
+		return nil, fmt.Errorf("open record root: %w", &fs.PathError{Op: "open", Path: path, Err: err})
 	}
-	dir, err := root.Open(".")
-	if err != nil {
-		root.Close()
-		return nil, fmt.Errorf("open record root: %w", err)
-	}
-	r := &rootDir{Root: root, dir: dir}
+	r := &rootDir{dir}
 	if err := checkOwner(r.fd()); err != nil {
 		r.close()
 		return nil, fmt.Errorf("%w: record root %s %w", ErrInvalid, path, err)
@@ -46,12 +39,9 @@ func openRoot(path string) (*rootDir, error) {
 	return r, nil
 }
 
-func (r *rootDir) fd() int { return int(r.dir.Fd()) }
+func (r *rootDir) fd() int { return r.dir }
 
-func (r *rootDir) close() {
-	r.dir.Close()
-	r.Root.Close()
-}
+func (r *rootDir) close() { unix.Close(r.dir) }
 
 // names lists the root anew.
 func (r *rootDir) names() ([]string, error) {
@@ -62,23 +52,46 @@ func (r *rootDir) names() ([]string, error) {
 	return names, nil
 }
 
-// readNames lists an open folder, whatever was read through its descriptor before.
-func readNames(fd int) ([]string, error) {
-	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
+// has reports whether there is anything of that name.
+func (r *rootDir) has(name string) (bool, error) {
+	var stat unix.Stat_t
+	err := unix.Fstatat(r.fd(), name, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
 	}
-	dir := os.NewFile(uintptr(again), ".")
-	defer dir.Close()
-	return dir.Readdirnames(-1)
+	if err != nil {
+		return false, fmt.Errorf("stat record folder %s: %w", name, err)
+	}
+	return true, nil
 }
 
-// sync makes renames and removals in the root durable.
-func (r *rootDir) sync() error {
-	if err := r.dir.Sync(); err != nil {
-		return fmt.Errorf("sync record root: %w", err)
+// readlink returns "" for what is not a link.
+func (r *rootDir) readlink(name string) string {
+	var target [unix.NAME_MAX + 1]byte // a longer one is no record's name
+	n, err := unix.Readlinkat(r.fd(), name, target[:])
+	if err != nil || n == len(target) {
+		return ""
 	}
-	return nil
+	return string(target[:n])
+}
+
+// readNames lists an open folder, whatever was read through its descriptor before. Nobody else may read it meanwhile.
+func readNames(fd int) ([]string, error) {
+	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
+		return nil, err
+	}
+	var names []string
+	buffer := make([]byte, 4096)
+	for {
+		n, err := unix.ReadDirent(fd, buffer)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n <= 0 || err != nil {
+			return names, err
+		}
+		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
+	}
 }
 
 // folder is one record's folder, held open. The name may meanwhile stand for another one; the content read through

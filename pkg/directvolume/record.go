@@ -33,6 +33,8 @@ const (
 	MetadataBacking = "katadirect.io/backing"
 	// MetadataPod is the pod that the volume is published for, "namespace/name". It is for people only.
 	MetadataPod = "katadirect.io/pod"
+	// MetadataBootID is the boot of the host that the record is of, as the kernel calls it. Absent: nobody has said.
+	MetadataBootID = "katadirect.io/boot-id"
 	// MetadataFormat is FormatIfBlank when the guest may format a device proven blank. Absent: never format.
 	MetadataFormat = "katadirect.io/format"
 	// MetadataMkfsOptions are options of the mkfs program for when the guest formats the device, as on its command line.

@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// DefaultRoot is where Kata keeps its records. It is a tmpfs: records do not outlive a reboot, and neither do the
-// machines and mounts they speak of.
+// DefaultRoot is where Kata keeps its records. It is a tmpfs on most hosts: records do not outlive a reboot, and neither
+// do the machines and mounts they speak of. See WithBootID for hosts where it is a disk.
 const DefaultRoot = "/run/kata-containers/shared/direct-volumes"
 
 // Store is the folder of records of one host. Its methods may be called from several goroutines and several
@@ -23,6 +23,7 @@ const DefaultRoot = "/run/kata-containers/shared/direct-volumes"
 type Store struct {
 	root      string
 	sandboxes Sandboxes
+	bootID    string // "" where records do not say of which boot they are
 	swept     sync.Once
 	read      readRecords
 }
@@ -85,15 +86,14 @@ func (s *Store) find(volumePath string) (*rootDir, string, error) {
 		return nil, "", err
 	}
 	for _, name := range root.candidates(names) {
-		_, err := root.Lstat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		there, err := root.has(name)
 		if err != nil {
 			root.close()
 			return nil, "", err
 		}
-		return root, name, nil
+		if there {
+			return root, name, nil
+		}
 	}
 	root.close()
 	return nil, "", ErrNotFound
@@ -103,10 +103,10 @@ func (s *Store) find(volumePath string) (*rootDir, string, error) {
 // resolve links. Where an alias stands in its place it leads to ours; to another name than ours only if a link in
 // the path has been turned since.
 func (r *rootDir) candidates(names recordNames) []string {
-	switch target := aliasTarget(r, names.literal); {
-	case !names.differ():
+	if !names.differ() {
 		return []string{names.resolved}
-	case target != "":
+	}
+	if target := aliasTarget(r, names.literal); target != "" {
 		return slices.Compact([]string{names.resolved, target})
 	}
 	return []string{names.resolved, names.literal}

@@ -19,7 +19,7 @@ const tempPrefix = ".tmp-"
 func tempName() string { return tempPrefix + rand.Text() }
 
 // Add writes the record of a path. Whoever looks, at any instant and after any crash, sees the record before, the
-// record after or none, and never a part of one.
+// record after or none, and never a part of one. After a power cut it can be any of the three: see WithBootID.
 //
 // A record that stands there is replaced, whatever is wrong with it, unless a living sandbox claims it; even then if
 // Device stays the same, because a volume may grow while it is in use. Otherwise the error is ErrClaimed.
@@ -36,14 +36,11 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 	if err != nil {
 		return err
 	}
-	data, err := r.marshal()
+	data, err := s.stamp(r).marshal()
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.root, dirMode); err != nil {
-		return fmt.Errorf("make record root: %w", err)
-	}
-	root, err := openRoot(s.root)
+	root, err := makeRoot(s.root)
 	if err != nil {
 		return err
 	}
@@ -62,10 +59,19 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 	if err == nil {
 		err = linkAlias(root, names)
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+// makeRoot opens the record root, which is there but for the first time.
+func makeRoot(path string) (*rootDir, error) {
+	root, err := openRoot(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return root, err
 	}
-	return root.sync()
+	if err := os.MkdirAll(path, dirMode); err != nil {
+		return nil, fmt.Errorf("make record root: %w", err)
+	}
+	return openRoot(path)
 }
 
 // makeTemp makes a whole record folder under a temporary name. It is locked, so that sweep keeps off.
@@ -89,8 +95,13 @@ func (r *rootDir) makeTemp(ctx context.Context, data []byte) (*folder, error) {
 	}
 }
 
-// fill writes mountInfo.json into a new folder, with the exact modes whatever the umask is.
+// fill writes mountInfo.json into a new folder, with the exact modes whatever the umask is. File and folder are on the
+// disk before the folder gets a record's name, so that not even a power cut leaves an empty or torn record. That the
+// name is there after a power cut is not waited for, and neither is that it is gone: see boot.go.
 func (f *folder) fill(data []byte) error {
+	if err := unix.Fchmod(f.fd, dirMode); err != nil { // before the sync: a change after it would cost another
+		return fmt.Errorf("write record folder: %w", err)
+	}
 	fd, err := unix.Openat(f.fd, recordName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, fileMode)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", recordName, err)
@@ -101,7 +112,7 @@ func (f *folder) fill(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", recordName, err)
 	}
-	if err := errors.Join(unix.Fchmod(f.fd, dirMode), unix.Fsync(f.fd)); err != nil {
+	if err := unix.Fsync(f.fd); err != nil {
 		return fmt.Errorf("sync record folder: %w", err)
 	}
 	return nil
@@ -149,9 +160,6 @@ func (s *Store) replace(ctx context.Context, root *rootDir, made *folder, name, 
 	if err := unix.Renameat(made.fd, recordName, old.fd, recordName); err != nil {
 		return fmt.Errorf("replace %s: %w", recordName, err)
 	}
-	if err := unix.Fsync(old.fd); err != nil {
-		return fmt.Errorf("sync record folder: %w", err)
-	}
 	return nil
 }
 
@@ -196,10 +204,7 @@ func (s *Store) remove(ctx context.Context, volumePath string) error {
 			return err
 		}
 	}
-	if err := unlinkAlias(root, names); err != nil {
-		return err
-	}
-	return root.sync()
+	return unlinkAlias(root, names)
 }
 
 func (s *Store) removeName(ctx context.Context, root *rootDir, name, volumePath string) error {
@@ -211,7 +216,12 @@ func (s *Store) removeName(ctx context.Context, root *rootDir, name, volumePath 
 		return err
 	}
 	defer f.close()
-	live, _, err := s.sortClaims(f)
+	return s.discard(root, f, volumePath)
+}
+
+// discard removes a record whose folder is locked, unless it is claimed.
+func (s *Store) discard(root *rootDir, f *folder, volumePath string) error {
+	live, stale, err := s.sortClaims(f)
 	if err != nil {
 		return err
 	}
@@ -220,15 +230,54 @@ func (s *Store) removeName(ctx context.Context, root *rootDir, name, volumePath 
 	}
 	// Out of sight in one step, then away: nobody sees a folder without its record.
 	temp := tempName()
-	if err := root.Rename(name, temp); err != nil {
+	if err := unix.Renameat(root.fd(), f.name, root.fd(), temp); err != nil {
 		return fmt.Errorf("rename record folder: %w", err)
+	}
+	// Most hold nothing but the file, or a claim besides, and need not be read again for that.
+	for _, file := range append(stale, recordName) {
+		unix.Unlinkat(f.fd, file, 0)
+	}
+	if unix.Unlinkat(root.fd(), temp, unix.AT_REMOVEDIR) == nil {
+		return nil
 	}
 	return root.removeAll(temp)
 }
 
 func (r *rootDir) removeAll(name string) error {
-	if err := r.RemoveAll(name); err != nil {
+	if err := removeTree(r.fd(), name); err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeTree removes a name with everything below it. What is not there is a success.
+func removeTree(dir int, name string) error {
+	err := unix.Unlinkat(dir, name, 0)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if !errors.Is(err, unix.EISDIR) {
+		return err
+	}
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	names, err := readNames(fd)
+	if err != nil {
+		return err
+	}
+	for _, below := range names {
+		if err := removeTree(fd, below); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return nil
 }
@@ -254,7 +303,7 @@ func (r *rootDir) sweep(name string) {
 	}
 	f, err := r.open(name)
 	if errors.Is(err, ErrInvalid) {
-		r.Remove(name) // an alias in the making
+		unix.Unlinkat(r.fd(), name, 0) // an alias in the making
 		return
 	}
 	if err != nil {
@@ -262,6 +311,6 @@ func (r *rootDir) sweep(name string) {
 	}
 	defer f.close()
 	if unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-		r.RemoveAll(name)
+		removeTree(r.fd(), name)
 	}
 }
