@@ -52,10 +52,10 @@ e2e: root setup-test kubernetes containerd2 ## the driver on a real Kubernetes, 
 conformance: root setup-test kubernetes kubernetes-suite containerd2 ## Kubernetes' own node suite, every pod a machine; writes out/conformance.xml
 	@go test -count=1 -v -timeout 0 -run TestPodsInMachinesPass ./test/conformance -whole -procs $(or $(PROCS),3) -handler $(or $(HANDLER),katadirect) -report $(CURDIR)/out/conformance.xml
 
-build: ## the four programs, static, in bin/
+build: ## the five programs, static, in bin/
 	@echo "building the programs (the first time takes a minute or two)"
 	@mkdir -p bin
-	@export CGO_ENABLED=0; for p in csi-node agent katadirect; do go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/$$p; done; \
+	@export CGO_ENABLED=0; for p in csi-node agent katadirect kubectl-katadirect; do go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/$$p; done; \
 	  go build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-shim-katadirect-v2 ./cmd/shim
 
 guest: build ## the guest's kernel and initrd, from Debian's packages, in the cache
