@@ -155,5 +155,5 @@ func (s *apiServer) run(args ...string) (code int, stdout, stderr string) {
 
 // proxied is the path by which the driver's pod on a node is asked.
 func proxied(node string) string {
-	return "/api/v1/namespaces/katadirect-system/pods/csi-" + node + ":9809/proxy/volumes"
+	return "/api/v1/namespaces/katadirect/pods/csi-" + node + ":9809/proxy/volumes"
 }

@@ -137,7 +137,7 @@ func TestWhatCannotBeFoundOutIsSaid(t *testing.T) {
 		"no right to ask drivers": {
 			change: func(s *apiServer) { s.paths[proxied("alpha")] = forbidden },
 			shown:  []string{"data", "<unknown>/1Gi", "Unknown"},
-			note:   []string{"node alpha: you may not ask", "Role katadirect-view in namespace katadirect-system", "pods/proxy"},
+			note:   []string{"node alpha: you may not ask", "Role katadirect-view in namespace katadirect", "pods/proxy"},
 		},
 		"no right to find drivers": {
 			change: func(s *apiServer) { s.paths["/api/v1/pods"] = forbidden },
@@ -179,7 +179,7 @@ func TestWhatCannotBeFoundOutIsSaid(t *testing.T) {
 				}
 			},
 			shown: []string{"Unknown"},
-			note:  []string{"katadirect-system/csi-alpha has no port named http", "--http-endpoint"},
+			note:  []string{"katadirect/csi-alpha has no port named http", "--http-endpoint"},
 		},
 		"no driver anywhere": {
 			change: func(*apiServer) {},
@@ -197,7 +197,7 @@ func TestWhatCannotBeFoundOutIsSaid(t *testing.T) {
 				s.paths[proxied("alpha")] = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }
 			},
 			shown: []string{"Unknown"},
-			note:  []string{"katadirect-system/csi-alpha (Running) could not be asked: invalid character"},
+			note:  []string{"katadirect/csi-alpha (Running) could not be asked: invalid character"},
 		},
 		"a driver without end": {
 			change: func(s *apiServer) {
@@ -245,7 +245,7 @@ func TestASlowNodeIsWaitedForOnlySoLong(t *testing.T) {
 	if code != exitOK || !strings.Contains(stdout, "392Mi/1Gi") {
 		t.Errorf("%d:\n%s", code, stdout)
 	}
-	for _, want := range []string{"waiting for 1 of 2 nodes, for 3s each at the most: beta", "has not answered within 3s", "kubectl -n katadirect-system logs csi-beta"} {
+	for _, want := range []string{"waiting for 1 of 2 nodes, for 3s each at the most: beta", "has not answered within 3s", "kubectl -n katadirect logs csi-beta"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in\n%s", want, stderr)
 		}

@@ -18,7 +18,7 @@ import (
 
 const (
 	// driverSelector finds the drivers' pods, as deploy/ labels them.
-	driverSelector = "app.kubernetes.io/name=katadirect,app.kubernetes.io/component=csi-node"
+	driverSelector = "app.kubernetes.io/name=katadirect,app.kubernetes.io/component=node"
 	nodeTimeout    = 15 * time.Second
 	// A cluster's worth of pages is asked for; the API server protects itself.
 	questionsPerSecond, questionsAtOnce = 50, 100

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,6 +41,7 @@ type capturer struct {
 	records     records
 	guests      guests
 	freezeLimit time.Duration
+	froze       func(howLong time.Duration) // is told of every time that volumes in use stood still
 	log         *slog.Logger
 }
 
@@ -103,6 +105,9 @@ func (c *capturer) still(ctx context.Context, limit time.Duration, holders []hol
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 		defer cancel()
 		thawErr := together(ctx, holders, holder.thaw)
+		if slices.ContainsFunc(holders, inUse) {
+			c.froze(time.Since(began))
+		}
 		c.log.InfoContext(ctx, "volumes were held still", "volumes", len(holders), "took", time.Since(began))
 		if err == nil {
 			err = thawErr
@@ -116,6 +121,12 @@ func (c *capturer) still(ctx context.Context, limit time.Duration, holders []hol
 	}
 	created = time.Now()
 	return created, overdue(together(limited, holders, holder.mark), limit)
+}
+
+// inUse reports whether anybody waits while the holder keeps its volume still.
+func inUse(h holder) bool {
+	_, idle := h.(*nobody)
+	return !idle
 }
 
 // overdue says what it means that the time was over.

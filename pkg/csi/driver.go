@@ -129,7 +129,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	}
 	control := &controller{
 		pool: volumes, loops: loops, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, modes: how, log: c.Log,
-		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, log: c.Log},
+		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, froze: c.Calls.Froze, log: c.Log},
 	}
 	inlineVolumes{volumes, found, staged, c.Log}.sweep(ctx)
 	return &Driver{
@@ -143,7 +143,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 			checkup: check, limiter: limits, hosts: hosts, modes: how, log: c.Log,
 		}},
 		checkup:  check,
-		observer: observer{pool: volumes, staged: staged, records: found, views: check.views},
+		observer: observer{pool: volumes, staged: staged, records: found, views: check.views, troubles: went.log},
 		reporter: &reporter{node: c.NodeID, checkup: check, troubles: went.log},
 		troubles: went,
 		config:   c,

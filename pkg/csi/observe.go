@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/csi/telemetry"
+	"github.com/katadirect/katadirect/pkg/csi/trouble"
 )
 
 // observer says how the driver's volumes are, for metrics: from the host's own files and from what guests said
@@ -19,6 +21,8 @@ type observer struct {
 	staged  *stage.Store
 	records records
 	views   *guestview.Views
+
+	troubles *trouble.Log
 }
 
 // State implements telemetry.Source.
@@ -35,9 +39,11 @@ func (o observer) State(ctx context.Context) (telemetry.State, error) {
 		},
 		Damaged: figures.Damaged, Snapshots: figures.Snapshots,
 	}
+	now := time.Now()
 	for _, v := range figures.Volumes {
 		s.Volumes = append(s.Volumes, telemetry.Volume{
-			ID: v.ID, SizeBytes: v.SizeBytes, AllocatedBytes: v.AllocatedBytes, Guest: o.guestState(v.ID, v.SizeBytes),
+			ID: v.ID, Name: v.Name, FileSystem: v.FSType, SizeBytes: v.SizeBytes, AllocatedBytes: v.AllocatedBytes,
+			Failing: o.troubles.Failing(v.ID, now), Guest: o.guestState(v.ID, v.SizeBytes),
 		})
 	}
 	staged, err := o.staged.IDs(ctx)
@@ -56,6 +62,9 @@ func (o observer) guestState(id string, sizeBytes int64) *telemetry.GuestState {
 	}
 	g := &telemetry.GuestState{
 		When: last.At, Silent: !last.SilentSince.IsZero(), Abnormal: last.Stats.Condition.Abnormal,
+	}
+	for _, p := range problemsOf(last.Stats) {
+		g.Problems = append(g.Problems, p.Reason)
 	}
 	for _, u := range usageOf(last.Stats, sizeBytes) {
 		switch u.GetUnit() {

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -19,11 +21,14 @@ func TestStateSaysWhatIsOnTheHostWithoutAskingAGuest(t *testing.T) {
 	dead.claim(h.target("with a dead sandbox"))
 	dead.die()
 	answers := map[string]http.HandlerFunc{directvolume.PathStats: answerWith(http.StatusOK,
-		`{"usage":[{"available":60,"total":100,"used":40,"unit":1},{"available":7,"total":10,"used":3,"unit":2}],"volume_condition":{}}`)}
+		`{"usage":[{"available":60,"total":100,"used":40,"unit":1},{"available":7,"total":10,"used":3,"unit":2}],"volume_condition":{"abnormal":true,"message":"HostIOErrors: three"}}`)}
 	s := h.runShim("sandbox1", answers)
 	s.claim(target)
 	if _, err := v.stats(target); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := h.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{VolumeId: v.id}); err == nil {
+		t.Fatal("a call without a path is taken")
 	}
 	s.die() // from here on an answer can only be an old one
 
@@ -42,6 +47,9 @@ func TestStateSaysWhatIsOnTheHostWithoutAskingAGuest(t *testing.T) {
 		case of.ID != v.id && (of.Guest != nil || of.AllocatedBytes != 0):
 			t.Errorf("a volume without a guest is %+v, %+v", of, of.Guest)
 		case of.ID == v.id:
+			if of.Name != "pvc" || of.FileSystem != "ext4" || of.Failing["NodeStageVolume"].IsZero() || len(of.Guest.Problems) != 1 || of.Guest.Problems[0] != "HostIOErrors" {
+				t.Errorf("the volume is %+v, its guest's problems are %q", of, of.Guest.Problems)
+			}
 			g := of.Guest
 			if of.AllocatedBytes == 0 || g == nil || g.CapacityBytes != 100 || g.UsedBytes != 40 || g.AvailableBytes != 60 || g.Inodes != 10 || g.InodesUsed != 3 {
 				t.Errorf("the volume is %+v, its guest says %+v", of, g)

@@ -13,7 +13,8 @@ type Figures struct {
 
 // VolumeFigures are one usable volume, in bytes.
 type VolumeFigures struct {
-	ID             string
+	ID, Name       string
+	FSType         string
 	SizeBytes      int64
 	AllocatedBytes int64
 }
@@ -33,7 +34,7 @@ func (p *Pool) Figures(ctx context.Context) (f Figures, err error) {
 		if err := ctx.Err(); err != nil {
 			return Figures{}, err
 		}
-		f.Volumes = append(f.Volumes, VolumeFigures{ID: v.ID, SizeBytes: v.SizeBytes, AllocatedBytes: p.allocatedBytesOf(v.ID)})
+		f.Volumes = append(f.Volumes, VolumeFigures{ID: v.ID, Name: v.Name, FSType: v.FSType, SizeBytes: v.SizeBytes, AllocatedBytes: p.allocatedBytesOf(v.ID)})
 	}
 	f.Damaged = len(p.damaged())
 	snapshots, _ := p.SnapshotPage(ctx, "", "", 0)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -22,18 +23,21 @@ func TestEveryCallIsCountedByItsCodeAndTimed(t *testing.T) {
 		calls.Begin("CreateVolume")(code)
 	}
 	calls.Begin("NodeExpandVolume") // under way
+	calls.Froze(time.Second)
 	sameValues(t, gather(t, registry), map[string]float64{
 		"calls_total{code=OK,method=CreateVolume}":      2,
 		"calls_total{code=Aborted,method=CreateVolume}": 1,
 		"call_duration_seconds{method=CreateVolume}":    3,
 		"calls_in_flight{method=CreateVolume}":          0,
 		"calls_in_flight{method=NodeExpandVolume}":      1,
+		"freeze_duration_seconds{}":                     1,
 	})
 }
 
 func TestNobodyHasToCount(t *testing.T) {
 	var calls *Calls
 	calls.Begin("CreateVolume")(codes.OK)
+	calls.Froze(time.Second)
 }
 
 func TestAScrapeSaysHowPoolVolumesAndRecordsAre(t *testing.T) {
@@ -67,7 +71,11 @@ func TestAScrapeSaysHowPoolVolumesAndRecordsAre(t *testing.T) {
 		"volume_inodes{volume=kd-1}":                  18,
 		"volume_inodes_used{volume=kd-1}":             19,
 		"volume_abnormal{volume=kd-1}":                1,
-		"volume_guest_silent{volume=kd-1}":            1,
+		"volume_problem{reason=ReadOnly,volume=kd-1}": 1,
+
+		"volume_info{filesystem=ext4,persistentvolume=pvc-1,volume=kd-1}":        1,
+		"volume_call_failing_since_seconds{method=NodeExpandVolume,volume=kd-1}": 22,
+		"volume_guest_silent{volume=kd-1}":                                       1,
 	})
 }
 
@@ -75,7 +83,7 @@ func TestAVolumeOfWhichNoGuestHasSpokenHasNoFiguresOfAGuest(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	RegisterState(registry, source{state: State{Volumes: []Volume{{ID: "kd-1", SizeBytes: 1}}}}, 10, quiet)
 	for name := range gather(t, registry) {
-		if strings.HasPrefix(name, "volume_") && name != "volume_size_bytes{volume=kd-1}" && name != "volume_allocated_bytes{volume=kd-1}" {
+		if strings.HasPrefix(name, "volume_") && !strings.HasPrefix(name, "volume_size_") && !strings.HasPrefix(name, "volume_allocated_") && !strings.HasPrefix(name, "volume_info") {
 			t.Errorf("%s is reported", name)
 		}
 	}
@@ -101,7 +109,7 @@ func TestVolumesBeyondTheLimitAreCountedAndHaveNoSeries(t *testing.T) {
 			series++
 		}
 	}
-	if want := 3 * 10; series != want {
+	if want := 3 * 12; series != want {
 		t.Errorf("%d series of volumes, want %d", series, want)
 	}
 }
@@ -115,7 +123,7 @@ func TestAScrapeThatCannotReadTheStateSaysSoAndKeepsTheRest(t *testing.T) {
 	if readable, found := values["state_readable{}"]; readable != 0 || !found {
 		t.Errorf("state_readable is %v, %t", readable, found)
 	}
-	if values["calls_total{code=OK,method=Probe}"] != 1 || len(values) != 4 {
+	if values["calls_total{code=OK,method=Probe}"] != 1 || len(values) != 5 {
 		t.Errorf("the scrape has %v", values)
 	}
 	if !strings.Contains(log.String(), "disk on fire") {

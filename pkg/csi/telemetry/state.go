@@ -37,9 +37,13 @@ type Pool struct {
 // Volume is one volume. What its guest said last is there when it said something since the driver started.
 type Volume struct {
 	ID             string
+	Name           string // the PersistentVolume's
+	FileSystem     string // block for none
 	SizeBytes      int64
 	AllocatedBytes int64
-	Guest          *GuestState
+	// Failing are the calls for it that fail at present, and since when.
+	Failing map[string]time.Time
+	Guest   *GuestState
 }
 
 // GuestState is what a guest said about a volume's file system, and when.
@@ -49,6 +53,8 @@ type GuestState struct {
 	Inodes, InodesUsed                       int64
 	// Abnormal says that the guest has found something wrong with the volume.
 	Abnormal bool
+	// Problems are the reasons, in one word each, of a known few.
+	Problems []string
 	// Silent says that the guest has not answered when it was asked last.
 	Silent bool
 }
@@ -104,6 +110,9 @@ var (
 	volumeAvailable  = gauge("volume_available_bytes", "What is left of it, as its guest said last.", "volume")
 	volumeInodes     = gauge("volume_inodes", "Inodes of that file system, as its guest said last.", "volume")
 	volumeInodesUsed = gauge("volume_inodes_used", "Inodes in use, as its guest said last.", "volume")
+	volumeProblem    = gauge("volume_problem", "Always 1; the label is what its guest has found wrong with the volume.", "volume", "reason")
+	volumeInfo       = gauge("volume_info", "Always 1; the labels are the PersistentVolume's name and the file system, block for none.", "volume", "persistentvolume", "filesystem")
+	volumeFailing    = gauge("volume_call_failing_since_seconds", "Since when RPCs for the volume fail, in seconds since 1970; missing when they do not.", "volume", "method")
 	volumeAbnormal   = gauge("volume_abnormal", "Whether its guest has found something wrong with the volume: 1, or 0.", "volume")
 	volumeSilent     = gauge("volume_guest_silent", "Whether its guest did not answer when it was asked last: 1, or 0.", "volume")
 	volumeStatsTime  = gauge("volume_stats_timestamp_seconds", "When the guest said so, in seconds since 1970.", "volume")
@@ -114,7 +123,7 @@ var all = []*prometheus.Desc{
 	stateReadable, poolSize, poolFree, poolPromised, poolBooked, poolTaken, poolAvailable, poolOvercommit, poolShort,
 	volumes, volumesStaged, volumesUnreported, snapshots, records, claims,
 	volumeSize, volumeAllocated, volumeCapacity, volumeUsed, volumeAvailable, volumeInodes, volumeInodesUsed,
-	volumeAbnormal, volumeSilent, volumeStatsTime,
+	volumeAbnormal, volumeProblem, volumeSilent, volumeStatsTime, volumeInfo, volumeFailing,
 }
 
 // Describe implements prometheus.Collector.
@@ -168,6 +177,10 @@ func collectPool(set func(*prometheus.Desc, float64, ...string), p Pool) {
 func collectVolume(set func(*prometheus.Desc, float64, ...string), v Volume) {
 	set(volumeSize, float64(v.SizeBytes), v.ID)
 	set(volumeAllocated, float64(v.AllocatedBytes), v.ID)
+	set(volumeInfo, 1, v.ID, v.Name, v.FileSystem)
+	for method, since := range v.Failing {
+		set(volumeFailing, float64(since.Unix()), v.ID, method)
+	}
 	g := v.Guest
 	if g == nil {
 		return
@@ -183,6 +196,9 @@ func collectVolume(set func(*prometheus.Desc, float64, ...string), v Volume) {
 	set(volumeInodes, float64(g.Inodes), v.ID)
 	set(volumeInodesUsed, float64(g.InodesUsed), v.ID)
 	set(volumeAbnormal, truth(g.Abnormal), v.ID)
+	for _, reason := range g.Problems {
+		set(volumeProblem, 1, v.ID, reason)
+	}
 }
 
 func truth(yes bool) float64 {
