@@ -1,6 +1,7 @@
 package images
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -52,5 +53,27 @@ func TestAvailableIsSmallWithoutTheSuite(t *testing.T) {
 	}
 	if all["docker.io/library/busybox:1"] == nil || all[e2e+"agnhost:2.56"] != nil {
 		t.Errorf("there are %d images", len(all))
+	}
+}
+
+func TestEachSidecarsImageRunsItsProgram(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Sidecars(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("images without programs: %v", err)
+	}
+	for _, program := range sidecars {
+		if err := os.WriteFile(filepath.Join(dir, program), []byte(program), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := Sidecars(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range SidecarNames() {
+		config, err := all[name].ConfigFile()
+		if err != nil || config.Config.Entrypoint[0] != "/"+sidecars[name] {
+			t.Errorf("%s runs %v (%v)", name, config.Config.Entrypoint, err)
+		}
 	}
 }
