@@ -56,7 +56,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&h.records, "root", directvolume.DefaultRoot, "folder of the records")
 	flags.StringVar(&h.run, "run", "", "folder that stands for /run, where sandboxes are")
 	must(flags.MarkHidden("root"), flags.MarkHidden("run"))
-	root.AddCommand(newDirectVolume(h), newVolume(h), newExec(h), newCheck(h), newGuest(), newDemo())
+	root.AddCommand(newDirectVolume(h), newVolume(h), newExec(h), newCheck(h), newGuest(), newNodeCommand(), newDemo())
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	strictArgs(root)
 	return root

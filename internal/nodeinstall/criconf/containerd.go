@@ -2,6 +2,7 @@ package criconf
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -152,22 +153,14 @@ func (c Containerd) newVersion(clean string) (int, string, error) {
 // has one.
 func (c Containerd) checkFree(h Handler, version int, base string) error {
 	texts := map[string]string{c.MainPath: base}
-	for file, text := range c.Imported {
-		texts[file] = text
+	maps.Copy(texts, c.Imported)
+	if err := Free(h, texts); err != nil {
+		return err
 	}
 	for file, text := range texts {
 		settings, err := parseTOML(text)
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
-		}
-		for v := range criPlugin {
-			there, err := lookUp(settings, h.path(v)...)
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
-			if there != nil {
-				return fmt.Errorf("%s: %w", file, refuse("it has a runtime %q already, which is not of this program's making; remove it, or choose another name with --handler", h.Name))
-			}
 		}
 		replaced, err := lookUp(settings, "plugins", criPlugin[2])
 		if err != nil {
@@ -176,6 +169,30 @@ func (c Containerd) checkFree(h Handler, version int, base string) error {
 		if file != c.MainPath && version == 2 && replaced != nil && c.Major < 2 {
 			return fmt.Errorf("%s: %w", file, refuse("it is imported by %s and has the table plugins.%q, for which containerd 1.x leaves aside all that the other files say in theirs; move that table into %s",
 				c.MainPath, criPlugin[2], c.MainPath))
+		}
+	}
+	return nil
+}
+
+// Free refuses a handler that one of containerd's files has already, outside of what this program has added.
+func Free(h Handler, files map[string]string) error {
+	for file, text := range files {
+		text, err := cutBlock(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		settings, err := parseTOML(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		for v := range criPlugin {
+			there, err := lookUp(settings, h.path(v)...)
+			if err == nil && there != nil {
+				err = refuse("it has a runtime %q already, which is not of this program's making; remove it, or choose another name with --handler", h.Name)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
 		}
 	}
 	return nil
@@ -199,7 +216,7 @@ func (c Containerd) addDropIn(h Handler, base string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if covers(importsOf(settings), c.MainPath, c.DropInPath) {
+	if Covers(importsOf(settings), c.MainPath, c.DropInPath) {
 		return r, nil
 	}
 	if r.Main, err = addImport(base, c.importPattern()); err != nil {
@@ -213,7 +230,13 @@ func (r Result) Probe(dropInPath string) (string, error) {
 	if r.DropIn == "" {
 		return r.Main, nil
 	}
-	return addImport(r.Main, dropInPath)
+	list, _, err := topLevel(r.Main)
+	if err != nil || list == nil || len(list.elements) == 0 {
+		return "", refuse("it has no imports to add the trial to (%v)", err)
+	}
+	// At the end, because the last one wins: the drop-in file of an older version may be there.
+	at := list.elements[len(list.elements)-1].to
+	return fmt.Sprintf("%s, %q%s", r.Main[:at], dropInPath, r.Main[at:]), nil
 }
 
 // Imports are the patterns of the files that a configuration imports.

@@ -237,7 +237,7 @@ func TestAProbeImportsTheDropInByItsTrialName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := criconf.Imports(text); err != nil || len(got) != 2 || got[0] != "/etc/containerd/trial" {
+	if got, err := criconf.Imports(text); err != nil || len(got) != 2 || got[1] != "/etc/containerd/trial" {
 		t.Errorf("imports %q, %v", got, err)
 	}
 }

@@ -123,8 +123,8 @@ func cutImport(text, pattern string) (string, error) {
 	return text, nil
 }
 
-// covers reports whether one of the imports of a file brings in another file.
-func covers(imports []string, mainPath, file string) bool {
+// Covers reports whether one of the imports of a file brings in another file.
+func Covers(imports []string, mainPath, file string) bool {
 	for _, pattern := range imports {
 		pattern = path.Clean(pattern)
 		if !path.IsAbs(pattern) {

@@ -2,6 +2,7 @@ package hostfs
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -41,7 +43,7 @@ func (r *Root) isDir(hostPath string) bool {
 	return err == nil && info.IsDir()
 }
 
-// WriteFile replaces a file, or makes it. A link at the end of the path is replaced, not followed: see Follow. The owner
+// WriteFile replaces a file, or makes it, and clears away what a killed one has left beside it. A link at the end of the path is replaced, not followed: see Follow. The owner
 // and the security label of a file that was there stay.
 func (r *Root) WriteFile(hostPath string, data []byte, mode os.FileMode) error {
 	return r.Copy(hostPath, bytes.NewReader(data), mode)
@@ -54,6 +56,9 @@ func (r *Root) Copy(hostPath string, from io.Reader, mode os.FileMode) (err erro
 		return err
 	}
 	defer dir.Close()
+	if err := r.RemoveTemporary(path.Dir(path.Clean(hostPath))); err != nil {
+		return err
+	}
 	r.step("write", hostPath)
 	temp := TempPrefix + uuid.NewString()
 	defer func() {
@@ -124,6 +129,9 @@ func (r *Root) Symlink(target, hostPath string) error {
 	} else if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("%s is there and no symbolic link: %w", hostPath, ErrLink)
 	}
+	if err := r.RemoveTemporary(path.Dir(path.Clean(hostPath))); err != nil {
+		return err
+	}
 	r.step("link", hostPath)
 	temp := TempPrefix + uuid.NewString()
 	if err := unix.Symlinkat(target, int(dir.Fd()), temp); err != nil {
@@ -188,7 +196,7 @@ func (r *Root) RemoveAll(hostPath string) error {
 	return r.Remove(hostPath)
 }
 
-// RemoveTemporary removes what a crash has left of this package's own in a folder.
+// RemoveTemporary removes what a crash has left of this package's own in a folder. Nobody else may be writing there.
 func (r *Root) RemoveTemporary(hostPath string) error {
 	entries, err := r.ReadDir(hostPath)
 	if err != nil {
@@ -210,4 +218,51 @@ func (r *Root) sync(hostPath string) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// ErrNotEmpty is returned by Remove for a folder with something in it.
+var ErrNotEmpty = unix.ENOTEMPTY
+
+// Lock locks a file, which it makes, until the returned one is closed. It waits for whoever has it.
+func (r *Root) Lock(ctx context.Context, hostPath string) (*os.File, error) {
+	for {
+		f, err := r.tryLock(hostPath)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, errRemoved) {
+			return f, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("lock %s: %w", hostPath, ctx.Err())
+		}
+	}
+}
+
+var errRemoved = errors.New("the locked file was removed")
+
+func (r *Root) tryLock(hostPath string) (*os.File, error) {
+	dir, name, err := r.parent(hostPath)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "lock", Path: hostPath, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), hostPath)
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		// An uninstall may have removed the file meanwhile; nobody would find the lock on that one.
+		var mine, there unix.Stat_t
+		err = unix.Fstat(fd, &mine)
+		if statErr := unix.Fstatat(int(dir.Fd()), name, &there, unix.AT_SYMLINK_NOFOLLOW); err == nil && (statErr != nil || mine.Ino != there.Ino) {
+			err = errRemoved
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
