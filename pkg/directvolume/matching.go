@@ -100,7 +100,7 @@ func (r *readRecords) put(name string, l look, record Record) {
 		r.by = map[string]readRecord{}
 	}
 	if len(r.by) < maxRemembered {
-		r.by[name] = readRecord{look: l, record: record}
+		r.by[name] = readRecord{look: l, record: record.clone()} // the caller may change what it is given
 	}
 }
 

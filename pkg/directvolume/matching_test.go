@@ -92,6 +92,25 @@ func TestMatchingDoesNotTrustAFileThatHasJustChanged(t *testing.T) {
 	}
 }
 
+func TestWhatACallerDoesToARecordIsNotRemembered(t *testing.T) {
+	h := newHost(t)
+	s := h.store()
+	record := h.record("/dev/some")
+	record.Metadata, record.Options = map[string]string{MetadataVolumeID: "mine"}, []string{"noatime"}
+	must(t, s.Add(t.Context(), volumePath(h, "a"), record))
+	settle()
+	mine := func(r Record) bool {
+		return r.Metadata[MetadataVolumeID] == "mine" && slices.Equal(r.Options, []string{"noatime"})
+	}
+	for range 3 {
+		entries, err := s.Matching(t.Context(), mine)
+		if err != nil || len(entries) != 1 {
+			t.Fatalf("found %v, %v", entries, err)
+		}
+		entries[0].Record.Metadata[MetadataVolumeID], entries[0].Record.Options[0] = "another", "ro"
+	}
+}
+
 func TestMatchingReadsNoUnchangedRecordTwice(t *testing.T) {
 	h := newHost(t)
 	s := h.store()

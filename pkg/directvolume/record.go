@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"strconv"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -81,6 +83,12 @@ type Record struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 	// Options are mount options of the file system, e.g. "ro". Never bind, rbind or loop.
 	Options []string `json:"options,omitempty"`
+}
+
+// clone returns a record that shares nothing with r.
+func (r Record) clone() Record {
+	r.Metadata, r.Options = maps.Clone(r.Metadata), slices.Clone(r.Options)
+	return r
 }
 
 // ReadOnly reports whether the options say so. The last of ro and rw counts, as in mount(8).
