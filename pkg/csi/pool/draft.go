@@ -70,6 +70,7 @@ func (p *Pool) newDraft(ctx context.Context, id string, source *os.File, sizeByt
 
 // Discard gives up what was not finished. It is called however the making ends.
 func (d *Draft) Discard(context.Context) error {
+	d.unlockSource()
 	for _, f := range []**os.File{&d.source, &d.dir, &d.image} {
 		if *f != nil {
 			(*f).Close() // nothing was written through the source, and the others are on their way out
@@ -108,6 +109,14 @@ func (d *Draft) LockSource() error {
 	}
 	// First the lock, then the look: of two that come at once, at least one sees the other.
 	return checkUnlocked(d.source)
+}
+
+// unlockSource gives up LockSource's lock in so many words: a child that is just being forked has the file open until it
+// executes its program, and closing ours would leave it locked so long.
+func (d *Draft) unlockSource() {
+	if d.source != nil {
+		_ = unix.FcntlFlock(d.source.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
+	}
 }
 
 // Reflink makes the draft share all of the source's blocks, as they are at this moment.

@@ -138,7 +138,8 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 func (p *Pool) closeFiles() error {
 	err := p.root.Close()
 	if p.lock != nil {
-		err = errors.Join(err, p.lock.Close())
+		// Closing it would leave it locked until a child that is just being forked executes its program.
+		err = errors.Join(err, unix.Flock(int(p.lock.Fd()), unix.LOCK_UN), p.lock.Close())
 	}
 	return err
 }
