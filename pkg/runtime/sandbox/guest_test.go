@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -60,7 +61,8 @@ func newMachineHost(t *testing.T) *host {
 	h.options.newMachine, h.options.times = nil, times{}
 	h.options.Config.Hypervisor.Kernel, h.options.Config.Hypervisor.Initrd = img.Kernel, img.Initrd
 	h.options.Config.Hypervisor.MemoryMiB = 256
-	h.options.Log = slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h.options.Config.Agent.DialTimeout = 2 * time.Minute // a busy host without KVM boots slowly
+	h.options.Log = slog.New(slog.NewTextHandler(newTestLog(t), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	for _, tool := range []string{"sh", "cat", "df", "sleep", "mount", "sync", "stat", "true", "head",
 		"dd", "mknod", "ls", "wc", "touch", "mkdir"} {
 		h.folder("busybox/bin")
@@ -81,9 +83,31 @@ func newMachineHost(t *testing.T) *host {
 	return h
 }
 
-type testLog struct{ t *testing.T }
+// testLog writes to the test's log while the test runs. Libraries have goroutines that speak once more when their
+// connection has been closed, and a test that has ended must not be written to.
+type testLog struct {
+	mu sync.Mutex
+	t  *testing.T // guarded by mu; nil when it has ended
+}
 
-func (l testLog) Write(p []byte) (int, error) { l.t.Logf("%s", bytes.TrimSpace(p)); return len(p), nil }
+func newTestLog(t *testing.T) *testLog {
+	l := &testLog{t: t}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.t = nil
+	})
+	return l
+}
+
+func (l *testLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Logf("%s", bytes.TrimSpace(p))
+	}
+	return len(p), nil
+}
 
 // busybox is a container as containerd's CRI would have it, that runs args.
 func (h *host) busybox(id string, args []string, mounts ...specs.Mount) ContainerRequest {

@@ -293,6 +293,11 @@ func onDisk(path string, r Request) (int64, []byte, error) {
 		mode = os.O_RDWR
 	}
 	file, err := os.OpenFile(path, mode|unix.O_SYNC, 0)
+	// The kernel makes a disk's node a moment before the disk can be opened.
+	for patience := 100; patience > 0 && errors.Is(err, unix.ENXIO); patience-- {
+		time.Sleep(50 * time.Millisecond)
+		file, err = os.OpenFile(path, mode|unix.O_SYNC, 0)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
