@@ -65,26 +65,40 @@ type Driver struct {
 	// Flags are given besides those that every driver has.
 	Flags []string
 
-	t       testing.TB
-	process *exec.Cmd
+	t          testing.TB
+	process    *exec.Cmd
+	here       *here  // instead of a process
+	kubernetes string // for here
 }
 
 // Start starts csi-node in dir, and ends it with the test.
 func Start(t testing.TB, dir string, flags ...string) *Driver {
 	t.Helper()
-	d := &Driver{t: t, Dir: dir, Endpoint: "unix://" + filepath.Join(dir, "csi.sock"), Flags: flags}
+	d := newDriver(t, dir)
+	d.Flags = flags
+	d.mustStart()
+	return d
+}
+
+func newDriver(t testing.TB, dir string) *Driver {
+	t.Helper()
+	d := &Driver{t: t, Dir: dir, Endpoint: "unix://" + filepath.Join(dir, "csi.sock")}
 	conn, err := grpc.NewClient(d.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.Conn = conn
-	t.Cleanup(func() { conn.Close() })
-	t.Cleanup(d.end)
-	if err := d.Start(); err != nil {
-		t.Fatal(err)
-	}
 	return d
+}
+
+func (d *Driver) mustStart() {
+	d.t.Helper()
+	d.t.Cleanup(func() { d.Conn.Close() })
+	d.t.Cleanup(d.end)
+	if err := d.Start(); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // Pool, Records, State and Sandboxes are the folders of the driver's state.
@@ -96,6 +110,9 @@ func (d *Driver) Log() string       { return filepath.Join(d.Dir, "csi-node.log"
 
 // Start starts the process, for the first time or after its end, and returns when it answers.
 func (d *Driver) Start() error {
+	if d.here != nil {
+		return d.startHere()
+	}
 	path, err := binary()
 	if err != nil {
 		return err
@@ -138,8 +155,14 @@ func (d *Driver) Kill() {
 	d.process.Wait()
 }
 
+// CanBeKilled says whether the driver is a process of its own.
+func (d *Driver) CanBeKilled() bool { return d.here == nil }
+
 // Stop ends the process as kubelet does.
 func (d *Driver) Stop() error {
+	if d.here != nil {
+		return d.stopHere()
+	}
 	d.process.Process.Signal(syscall.SIGTERM)
 	if err := d.process.Wait(); err != nil {
 		return fmt.Errorf("csi-node ended with %w", err)
@@ -152,7 +175,7 @@ func (d *Driver) PID() int { return d.process.Process.Pid }
 
 // end stops the process at the end of a test, and shows the log if the test has failed.
 func (d *Driver) end() {
-	if d.process != nil && d.process.Process != nil && d.process.ProcessState == nil {
+	if d.here != nil || d.process != nil && d.process.Process != nil && d.process.ProcessState == nil {
 		if err := d.Stop(); err != nil {
 			d.t.Error(err)
 		}

@@ -62,6 +62,9 @@ func carriedOut(s state, step step, poolBytes int64) (state, bool) {
 	if step.kind == snap {
 		got.sizeBytes = s.volumes[step.volume].sizeBytes
 	}
+	if v := s.volumes[step.volume]; step.kind == grow && v.sandbox != 0 && v.publishedToRead {
+		got.code = codes.FailedPrecondition // after the image has grown
+	}
 	return s.apply(step, got, poolBytes)
 }
 

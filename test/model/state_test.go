@@ -266,6 +266,14 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		switch {
 		case !v.exists, !v.published || v.target != step.target:
 			return refused(codes.NotFound)
+		case v.sandbox != 0 && v.publishedToRead: // the image grows; in a machine that may only read it nothing else can
+			must, mustNot := s.fits(step.sizeBytes-v.sizeBytes, poolBytes)
+			if got.code == codes.ResourceExhausted && step.sizeBytes > v.sizeBytes {
+				return s, !must
+			}
+			after, allowed := refused(codes.FailedPrecondition)
+			after.volumes[step.volume].sizeBytes = max(v.sizeBytes, step.sizeBytes)
+			return after, allowed && (!mustNot || step.sizeBytes <= v.sizeBytes)
 		case step.sizeBytes <= v.sizeBytes:
 			after, allowed := done(nothing)
 			return after, allowed && got.sizeBytes == v.sizeBytes

@@ -134,8 +134,8 @@ func (r round) String() string {
 	return fmt.Sprintf("%v%s", r.steps, end)
 }
 
-// rounds are what a seed says.
-func rounds(seed uint64) []round {
+// rounds are what a seed says, in a long sequence or a short one.
+func rounds(seed uint64, long bool) []round {
 	random := rand.New(rand.NewPCG(seed, 0))
 	var all []round
 	// A kind of volume for each name, mostly: half of all steps would be refused otherwise.
@@ -143,7 +143,11 @@ func rounds(seed uint64) []round {
 	for i := range raw {
 		raw[i] = random.IntN(6) == 0
 	}
-	for range 10 + random.IntN(30) {
+	count := 2 + random.IntN(8)
+	if long {
+		count *= 4
+	}
+	for range count {
 		switch n := random.IntN(100); {
 		case n < 25:
 			all = append(all, life(random, raw)...)

@@ -52,9 +52,22 @@ type sandbox struct {
 	server *http.Server
 }
 
-func newWorld(t *testing.T, dir string) *world {
+// process says where the driver runs.
+type process int
+
+const (
+	here       process = iota // in the test's own process, which is quicker
+	ownProcess                // in one of its own, which can be killed
+)
+
+func newWorld(t *testing.T, dir string, how process) *world {
 	t.Helper()
-	w := &world{Driver: csinode.Start(t, dir)}
+	w := &world{}
+	if how == here {
+		w.Driver = csinode.StartHere(t, dir, "off")
+	} else {
+		w.Driver = csinode.Start(t, dir)
+	}
 	w.ControllerClient, w.NodeClient = csi.NewControllerClient(w.Conn), csi.NewNodeClient(w.Conn)
 	w.store = directvolume.NewStore(w.Records(), directvolume.WithSandboxes(w.leases()))
 	for i := range w.ids {
