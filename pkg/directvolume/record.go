@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"strconv"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
