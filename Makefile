@@ -16,6 +16,7 @@ LDFLAGS := -s -w -X github.com/katadirect/katadirect/internal/version.Version=$(
 
 CONTAINERD2 := $(shell sed -n 's/^require github.com.containerd.containerd.v2 //p' hack/containerd/go.mod)
 CONTAINERD1_DIR := $(CACHE)/containerd/debian
+PROMETHEUS_DIR := $(CACHE)/prometheus/debian
 CONTAINERD2_DIR := $(CACHE)/containerd/$(CONTAINERD2)
 KUBERNETES := $(shell sed -n 's/^.*k8s.io.kubernetes \(v[0-9.]*\)$$/\1/p' hack/kubernetes/go.mod)
 KUBERNETES_DIR := $(CACHE)/kubernetes/$(KUBERNETES)
@@ -27,7 +28,7 @@ help: ## list the targets
 demo: setup-demo build guest containerd1 ## one volume from claim to guest and back, in a real machine; writes out/demo.json
 	@bin/katadirect demo
 
-test: root setup-test build guest containerd1 containerd2 kubernetes kubernetes-suite lint ## everything: lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak
+test: root setup-test build guest containerd1 containerd2 prometheus kubernetes kubernetes-suite lint ## everything: lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak
 	@go test -race -timeout 30m ./cmd/... ./internal/... ./pkg/...
 	@go test -count=1 -p 1 -timeout 60m ./test/...
 
@@ -46,7 +47,7 @@ cluster-down: ## end it and remove every trace
 	@go build -o bin/ ./test/cluster
 	@bin/cluster down
 
-e2e: root setup-test kubernetes containerd2 ## the driver on a real Kubernetes, from kubectl to the guest: cluster, tests, tear-down; writes out/e2e.xml
+e2e: root setup-test kubernetes containerd2 prometheus ## the driver on a real Kubernetes, from kubectl to the guest: cluster, tests, tear-down; writes out/e2e.xml
 	@go test -count=1 -v -timeout 30m -parallel $(or $(PARALLEL),3) ./test/e2e -report $(CURDIR)/out/e2e.xml
 
 conformance: root setup-test kubernetes kubernetes-suite containerd2 ## Kubernetes' own node suite, every pod a machine; writes out/conformance.xml
@@ -97,6 +98,15 @@ $(CONTAINERD1_DIR)/.complete:
 	@cd $(@D) && apt-get -qq -o APT::Sandbox::User=root download containerd && dpkg-deb -x containerd_*.deb . && rm containerd_*.deb
 	@touch $@
 
+prometheus: $(PROMETHEUS_DIR)/.complete
+
+# Likewise Debian's Prometheus, with promtool: rules are tested with them, and the driver's metrics scraped.
+$(PROMETHEUS_DIR)/.complete:
+	@echo "Prometheus: unpacking Debian's package"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@cd $(@D) && apt-get -qq -o APT::Sandbox::User=root download prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
+	@touch $@
+
 $(CONTAINERD2_DIR)/.complete: hack/containerd/go.mod
 	@echo "containerd $(CONTAINERD2): building from its Go module (the first time takes a minute or two)"
 	@mkdir -p $(@D)
@@ -135,4 +145,4 @@ $(STATICCHECK): hack/tools/go.mod
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest image lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite
+.PHONY: help demo test bench soak build guest image lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite prometheus

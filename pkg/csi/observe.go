@@ -12,6 +12,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/stage"
 	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 	"github.com/katadirect/katadirect/pkg/csi/trouble"
+	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
 // observer says how the driver's volumes are, for metrics: from the host's own files and from what guests said
@@ -77,12 +78,17 @@ func (o observer) guestState(id string, sizeBytes int64) *telemetry.GuestState {
 	return g
 }
 
+// countRecords counts the records and claims of the host, and notes which volumes machines have.
 func (o observer) countRecords(ctx context.Context, s *telemetry.State) error {
 	entries, err := o.records.store.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list records: %w", err)
 	}
+	inMachine := map[string]bool{}
 	for _, e := range entries {
+		if len(e.Sandboxes) > 0 {
+			inMachine[e.Record.Metadata[directvolume.MetadataVolumeID]] = true
+		}
 		if e.Err == nil {
 			s.Records++
 		} else {
@@ -90,6 +96,9 @@ func (o observer) countRecords(ctx context.Context, s *telemetry.State) error {
 		}
 		s.Claims += len(e.Sandboxes)
 		s.StaleClaims += len(e.Stale)
+	}
+	for i := range s.Volumes {
+		s.Volumes[i].InMachine = inMachine[s.Volumes[i].ID]
 	}
 	return nil
 }

@@ -3,11 +3,13 @@ package csi
 import (
 	"net/http"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -30,6 +32,9 @@ func TestStateSaysWhatIsOnTheHostWithoutAskingAGuest(t *testing.T) {
 	if _, err := h.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{VolumeId: v.id}); err == nil {
 		t.Fatal("a call without a path is taken")
 	}
+	if state, err := h.driver.State(t.Context()); err != nil || !slices.ContainsFunc(state.Volumes, func(of telemetry.Volume) bool { return of.ID == v.id && of.InMachine }) {
+		t.Errorf("%v, and no machine has the volume: %+v", err, state.Volumes)
+	}
 	s.die() // from here on an answer can only be an old one
 
 	state, err := h.driver.State(t.Context())
@@ -44,6 +49,8 @@ func TestStateSaysWhatIsOnTheHostWithoutAskingAGuest(t *testing.T) {
 		switch {
 		case of.SizeBytes != gib:
 			t.Errorf("volume %s has %d bytes", of.ID, of.SizeBytes)
+		case of.InMachine:
+			t.Errorf("a dead machine has volume %s", of.ID)
 		case of.ID != v.id && (of.Guest != nil || of.AllocatedBytes != 0):
 			t.Errorf("a volume without a guest is %+v, %+v", of, of.Guest)
 		case of.ID == v.id:

@@ -29,7 +29,7 @@ func full() State {
 	return State{
 		Pool:    Pool{Path: "/pool", SizeBytes: 1, FreeBytes: 2, PromisedBytes: 3, BookedBytes: 4, TakenBytes: 5, AvailableBytes: 20, Overcommit: 2.5, Short: true},
 		Damaged: 6, Staged: 7, Snapshots: 21, Records: 8, UnreadableRecords: 9, Claims: 10, StaleClaims: 11,
-		Volumes: []Volume{{ID: "kd-1", Name: "pvc-1", FileSystem: "ext4", SizeBytes: 12, AllocatedBytes: 13, Failing: map[string]time.Time{"NodeExpandVolume": time.Unix(22, 0)}, Guest: &GuestState{
+		Volumes: []Volume{{ID: "kd-1", Name: "pvc-1", FileSystem: "ext4", SizeBytes: 12, AllocatedBytes: 13, InMachine: true, Failing: map[string]time.Time{"NodeExpandVolume": time.Unix(22, 0)}, Guest: &GuestState{
 			When: time.Unix(14, 500e6), CapacityBytes: 15, UsedBytes: 16, AvailableBytes: 17, Inodes: 18, InodesUsed: 19,
 			Abnormal: true, Silent: true, Problems: []string{"ReadOnly"},
 		}}},

@@ -41,6 +41,8 @@ type Volume struct {
 	FileSystem     string // block for none
 	SizeBytes      int64
 	AllocatedBytes int64
+	// InMachine says that a living sandbox has it.
+	InMachine bool
 	// Failing are the calls for it that fail at present, and since when.
 	Failing map[string]time.Time
 	Guest   *GuestState
@@ -112,6 +114,7 @@ var (
 	volumeInodesUsed = gauge("volume_inodes_used", "Inodes in use, as its guest said last.", "volume")
 	volumeProblem    = gauge("volume_problem", "Always 1; the label is what its guest has found wrong with the volume.", "volume", "reason")
 	volumeInfo       = gauge("volume_info", "Always 1; the labels are the PersistentVolume's name and the file system, block for none.", "volume", "persistentvolume", "filesystem")
+	volumeInMachine  = gauge("volume_in_machine", "Whether a living machine has the volume: 1, or 0.", "volume")
 	volumeFailing    = gauge("volume_call_failing_since_seconds", "Since when RPCs for the volume fail, in seconds since 1970; missing when they do not.", "volume", "method")
 	volumeAbnormal   = gauge("volume_abnormal", "Whether its guest has found something wrong with the volume: 1, or 0.", "volume")
 	volumeSilent     = gauge("volume_guest_silent", "Whether its guest did not answer when it was asked last: 1, or 0.", "volume")
@@ -123,7 +126,7 @@ var all = []*prometheus.Desc{
 	stateReadable, poolSize, poolFree, poolPromised, poolBooked, poolTaken, poolAvailable, poolOvercommit, poolShort,
 	volumes, volumesStaged, volumesUnreported, snapshots, records, claims,
 	volumeSize, volumeAllocated, volumeCapacity, volumeUsed, volumeAvailable, volumeInodes, volumeInodesUsed,
-	volumeAbnormal, volumeProblem, volumeSilent, volumeStatsTime, volumeInfo, volumeFailing,
+	volumeAbnormal, volumeProblem, volumeSilent, volumeStatsTime, volumeInfo, volumeInMachine, volumeFailing,
 }
 
 // Describe implements prometheus.Collector.
@@ -178,6 +181,7 @@ func collectVolume(set func(*prometheus.Desc, float64, ...string), v Volume) {
 	set(volumeSize, float64(v.SizeBytes), v.ID)
 	set(volumeAllocated, float64(v.AllocatedBytes), v.ID)
 	set(volumeInfo, 1, v.ID, v.Name, v.FileSystem)
+	set(volumeInMachine, truth(v.InMachine), v.ID)
 	for method, since := range v.Failing {
 		set(volumeFailing, float64(since.Unix()), v.ID, method)
 	}
