@@ -28,6 +28,14 @@ import (
 // drainTimeout bounds how long Serve waits for calls that are under way when it is told to end.
 const drainTimeout = 25 * time.Second
 
+// requestWindow is how much of a request may be on its way at once: more than any has. A fixed one saves the question, at
+// each call, whether the connection could do with a wider one.
+const requestWindow = 64 << 10
+
+// streamWorkers answer calls one after the other on stacks that have grown once, where each call would else grow one of
+// its own: a quarter of the driver's own work in a call of kubelet's. Calls beyond them get one of their own still.
+const streamWorkers = 4
+
 // Config says where a driver's state is. Only NodeID and PoolDir are needed.
 type Config struct {
 	// NodeID is the node's name. It becomes the value of a label (TopologyKey).
@@ -166,7 +174,8 @@ func (d *Driver) State(ctx context.Context) (telemetry.State, error) { return d.
 // bounded time, and returns.
 func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
 	calls := &interceptor{log: d.log, calls: d.config.Calls, note: d.troubles.note}
-	server := grpc.NewServer(append(d.config.ServerOptions, grpc.UnaryInterceptor(calls.unary))...)
+	server := grpc.NewServer(append(d.config.ServerOptions, grpc.UnaryInterceptor(calls.unary),
+		grpc.StaticStreamWindowSize(requestWindow), grpc.NumStreamWorkers(streamWorkers))...)
 	csi.RegisterIdentityServer(server, d.identity)
 	csi.RegisterControllerServer(server, d.controller)
 	csi.RegisterNodeServer(server, d.node)

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"path"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -30,20 +29,20 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 	method := path.Base(info.FullMethod)
 	ctx = telemetry.WithRequest(ctx, i.number.Add(1))
 	end := i.calls.Begin(method)
-	log := i.log.With("method", method)
+	log := callLog{i.log, []slog.Attr{slog.String("method", method)}}
 	if named, ok := request.(interface{ GetVolumeId() string }); ok {
 		telemetry.TraceVolume(ctx, named.GetVolumeId())
-		log = log.With("volume", named.GetVolumeId())
+		log.about = append(log.about, slog.String("volume", named.GetVolumeId()))
 	} else if named, ok := request.(interface{ GetName() string }); ok {
-		log = log.With("name", named.GetName())
+		log.about = append(log.about, slog.String("name", named.GetName()))
 	}
-	log.DebugContext(ctx, "call", "body", loggable{request})
+	log.write(ctx, slog.LevelDebug, "call", slog.Any("body", loggable{request}))
 	start := time.Now()
 	response, err := recovered(ctx, log, request, handle)
 	err = toStatus(err)
 	end(status.Code(err))
 	i.note(request, method, err)
-	logCall(ctx, log, method, err, time.Since(start))
+	log.done(ctx, method, err, time.Since(start))
 	if err != nil {
 		return nil, err
 	}
@@ -51,36 +50,12 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 }
 
 // recovered turns a panic into an error: one bad request must not end the calls of all other pods.
-func recovered(ctx context.Context, log *slog.Logger, request any, handle grpc.UnaryHandler) (response any, err error) {
+func recovered(ctx context.Context, log callLog, request any, handle grpc.UnaryHandler) (response any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			log.write(ctx, slog.LevelError, "panic", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 			err = status.Error(codes.Internal, "the driver failed on this call; its log says where")
 		}
 	}()
 	return handle(ctx, request)
-}
-
-// quiet are the calls that change nothing and come often.
-var quiet = []string{
-	"GetPluginInfo", "GetPluginCapabilities", "Probe", "ControllerGetCapabilities", "GetCapacity",
-	"ValidateVolumeCapabilities", "ListVolumes", "ListSnapshots", "ControllerGetVolume", "NodeGetCapabilities", "NodeGetInfo", "NodeGetVolumeStats", "NodeGetVolumeHealth",
-	"NodeGetStorageHealth", "ControllerGetVolumeHealth", "ControllerListVolumeHealth",
-	"GroupControllerGetCapabilities", "GetSnapshot", "GetVolumeGroupSnapshot",
-}
-
-// logCall writes as loudly as the outcome deserves. ABORTED is quiet: that call is repeated anyway.
-func logCall(ctx context.Context, log *slog.Logger, method string, err error, took time.Duration) {
-	code := status.Code(err)
-	log = log.With("code", code.String(), "took", took)
-	switch {
-	case code == codes.Aborted, code == codes.OK && slices.Contains(quiet, method):
-		log.DebugContext(ctx, "done")
-	case code == codes.OK:
-		log.InfoContext(ctx, "done")
-	case code == codes.Internal, code == codes.Unknown, code == codes.DataLoss:
-		log.ErrorContext(ctx, "failed", "error", status.Convert(err).Message())
-	default:
-		log.WarnContext(ctx, "refused", "error", status.Convert(err).Message())
-	}
 }

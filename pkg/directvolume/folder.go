@@ -81,7 +81,7 @@ func readNames(fd int) ([]string, error) {
 		return nil, err
 	}
 	var names []string
-	buffer := make([]byte, 4096)
+	buffer := make([]byte, 8192)
 	for {
 		n, err := unix.ReadDirent(fd, buffer)
 		if errors.Is(err, unix.EINTR) {
