@@ -20,6 +20,7 @@ PROMETHEUS_DIR := $(CACHE)/prometheus/debian
 CONTAINERD2_DIR := $(CACHE)/containerd/$(CONTAINERD2)
 KUBERNETES := $(shell sed -n 's/^.*k8s.io.kubernetes \(v[0-9.]*\)$$/\1/p' hack/kubernetes/go.mod)
 KUBERNETES_DIR := $(CACHE)/kubernetes/$(KUBERNETES)
+HELM_DIR := $(CACHE)/helm/$(shell sed -n 's/^require helm.sh.helm.v3 //p' hack/helm/go.mod)
 STATICCHECK := $(CACHE)/tools/$(shell sed -n 's/^require honnef.co.go.tools //p' hack/tools/go.mod)/staticcheck
 
 help: ## list the targets
@@ -28,7 +29,7 @@ help: ## list the targets
 demo: setup-demo build guest containerd1 ## one volume from claim to guest and back, in a real machine; writes out/demo.json
 	@bin/katadirect demo
 
-test: root setup-test build guest containerd1 containerd2 prometheus kubernetes kubernetes-suite lint ## everything: lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak
+test: root setup-test build guest containerd1 containerd2 prometheus kubernetes kubernetes-suite helm lint ## everything: lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak
 	@go test -race -timeout 30m ./cmd/... ./internal/... ./pkg/...
 	@go test -count=1 -p 1 -timeout 60m ./test/...
 
@@ -64,6 +65,9 @@ guest: build ## the guest's kernel and initrd, from Debian's packages, in the ca
 
 image: build guest ## the image of deploy/, made without Docker: out/image/katadirect.tar (docker save) and out/image/oci; IMAGE=name:tag
 	@go run ./deploy/image --version '$(VERSION)' --out out/image $(if $(IMAGE),--name '$(IMAGE)')
+
+example-images: ## the images of deploy/examples that nobody else makes: out/image/postgresql.tar
+	@go run ./deploy/image --postgresql --out out/image
 
 lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go.mod
 	@echo "lint"
@@ -140,9 +144,17 @@ $(KUBERNETES_DIR)/.suite-complete: hack/kubernetes/go.mod
 	@install -m 644 "$$(go list -C hack/kubernetes -m -f '{{.Dir}}' k8s.io/kubernetes)"/test/images/agnhost/porter/localhost.* $(@D)/
 	@touch $@
 
+helm: $(HELM_DIR)/.complete
+
+$(HELM_DIR)/.complete: hack/helm/go.mod
+	@echo "Helm: building from its Go module (the first time takes 2 minutes on two processors)"
+	@mkdir -p $(@D)
+	@CGO_ENABLED=0 go build -C hack/helm -mod=readonly -trimpath -ldflags '-s -w' -o $(@D)/ tool
+	@touch $@
+
 $(STATICCHECK): hack/tools/go.mod
 	@mkdir -p $(@D)
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest image lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite prometheus
+.PHONY: help demo test bench soak build guest image example-images helm lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite prometheus
