@@ -142,15 +142,16 @@ func newNodeUninstall() *cobra.Command {
 		Short: "Take everything back that install has done",
 		Long: `Takes the label from the node, the handler out of the container runtime's configuration (which is then what it was, to
 the byte, but for what somebody else has written into it), and removes the files. Settings in --settings stay. While pods
-of the runtime run it refuses (status 4); with --leave-in-use it leaves the versions that they need, and says which.
-Volumes and their data are no business of this command.`,
+of the runtime run it refuses and changes nothing (status 4). With --leave-in-use it takes the label away, so that no more
+come, and the versions that nobody needs, and says what is left (status 4 too): with --stay the rest goes when they have
+ended. Volumes and their data are no business of this command.`,
 		Example: `  katadirect node uninstall --host-root / --dry-run
-  katadirect node uninstall --host-root /host --node "$NODE_NAME" --leave-in-use`,
+  katadirect node uninstall --host-root /host --node "$NODE_NAME" --leave-in-use --stay`,
 	}
 	var f nodeFlags
 	f.add(cmd)
 	f.addChanges(cmd)
-	cmd.Flags().BoolVar(&f.options.LeaveInUse, "leave-in-use", false, "go ahead while pods run, and leave what they need")
+	cmd.Flags().BoolVar(&f.options.LeaveInUse, "leave-in-use", false, "begin while pods run, and leave what they need")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := f.resolve()
 		if err != nil {

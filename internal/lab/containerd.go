@@ -84,9 +84,11 @@ func (l *Lab) StartContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config, err := l.writeConfig()
-	if err != nil {
-		return err
+	config := filepath.Join(l.Dir, "containerd.toml")
+	if l.ctrd == nil { // later it is as somebody may have changed it meanwhile
+		if err := l.writeConfig(config); err != nil {
+			return err
+		}
 	}
 	l.ctrd, err = l.Start(Command{
 		Name: "containerd",
@@ -110,22 +112,21 @@ func (l *Lab) StartContainerd(ctx context.Context) error {
 // Containerd is the running containerd.
 func (l *Lab) Containerd() *Process { return l.ctrd }
 
-// writeConfig writes the settings of containerd, the handlers and the CNI, and returns the path of the first.
-func (l *Lab) writeConfig() (string, error) {
+// writeConfig writes the settings of containerd, the handlers and the CNI.
+func (l *Lab) writeConfig(path string) error {
 	settings := configV1
 	if l.opts.Containerd == V2 {
 		settings = configV2
 		if err := makeScratch(filepath.Join(l.Dir, "scratch.ext4")); err != nil {
-			return "", err
+			return err
 		}
 	}
 	for _, h := range l.opts.Handlers {
 		if err := os.WriteFile(filepath.Join(l.Dir, h.Name+".toml"), []byte(h.Config), 0o644); err != nil {
-			return "", err
+			return err
 		}
 	}
-	path := filepath.Join(l.Dir, "containerd.toml")
-	return path, errors.Join(
+	return errors.Join(
 		l.writeTemplate(path, settings),
 		l.writeTemplate(filepath.Join(l.Dir, "registries", "_default", "hosts.toml"), registryHosts),
 		l.writeTemplate(filepath.Join(l.Dir, "cni", "10-lab.conflist"), l.opts.Network))

@@ -18,7 +18,7 @@ var (
 	// ErrRefused is returned when nothing has been changed, because a file of the node is not understood, or the node
 	// lacks something.
 	ErrRefused = criconf.ErrRefused
-	// ErrInUse is returned when nothing has been changed, because pods run that need what would be removed.
+	// ErrInUse is returned when pods run that need what would be removed. It is not removed.
 	ErrInUse = errors.New("pods of this runtime are running")
 	// ErrTakenBack is returned when the container runtime did not come up with the change, and has its old
 	// configuration again.
@@ -57,7 +57,7 @@ type Options struct {
 	Node *kubenode.Node
 	// DryRun changes nothing.
 	DryRun bool
-	// LeaveInUse uninstalls what it can while pods run, and leaves the versions that they need.
+	// LeaveInUse uninstalls what it can while pods run.
 	LeaveInUse bool
 	// ProcDir is the host's /proc, as this program sees it; "" is that of HostRoot.
 	ProcDir string

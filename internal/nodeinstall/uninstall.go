@@ -10,8 +10,8 @@ import (
 	"github.com/katadirect/katadirect/internal/nodeinstall/hostfs"
 )
 
-// Uninstall takes everything back that Install has done. While pods run it refuses with ErrInUse, or leaves the
-// versions that they need and says so.
+// Uninstall takes everything back that Install has done. While pods run it refuses with ErrInUse: with LeaveInUse it
+// sees to it that no more come, removes what they do not need, and says what was left.
 func Uninstall(ctx context.Context, o Options) (Report, error) {
 	r := Report{Operation: "uninstall", DryRun: o.DryRun, Handler: o.Handler, Changes: []Change{}}
 	n, done, err := open(ctx, o)
@@ -33,8 +33,9 @@ func (n *node) uninstall(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
-	if err := n.checkUnused(versions); err != nil && !n.LeaveInUse {
-		return err
+	inUse := n.checkUnused(versions)
+	if inUse != nil && !n.LeaveInUse {
+		return inUse
 	}
 	edits, err := n.planEdits(false, running.Major())
 	if err != nil {
@@ -46,6 +47,9 @@ func (n *node) uninstall(ctx context.Context, r *Report) error {
 		if err := n.perform(ctx, r, leave); err != nil {
 			return err
 		}
+	}
+	if inUse != nil {
+		return errors.Join(inUse, n.leave(ctx, r, versions))
 	}
 	h := n.handler()
 	stillThere := askErr == nil && running.KnowsHandlers && running.Has(h.Name, h.Shim)
@@ -70,22 +74,34 @@ func (n *node) checkUnused(versions []Version) error {
 		return nil
 	}
 	const enough = 5
-	return fmt.Errorf("%w: %s; remove them first (kubectl drain, or by their RuntimeClass), or leave what they need with --leave-in-use",
+	return fmt.Errorf("%w: %s; remove them (kubectl drain, or by their RuntimeClass). --leave-in-use takes away meanwhile what they do not need",
 		ErrInUse, strings.Join(users[:min(len(users), enough)], ", "))
 }
 
-// removeFiles removes the versions that nobody needs, and all that led to them once there are none.
+// leave removes the versions that nobody needs. The handler stays: containerd looks it up for every exec, and so for
+// probes, of the pods that run. So does the current version, through which it calls the shim to clean up after them.
+func (n *node) leave(ctx context.Context, r *Report, versions []Version) error {
+	for _, v := range versions {
+		if v.Current || len(v.UsedBy) > 0 {
+			r.Left = append(r.Left, v)
+		} else if err := n.perform(ctx, r, n.removeVersion(v.Key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeFiles removes the versions, and all that led to them.
 func (n *node) removeFiles(ctx context.Context, r *Report) error {
 	// Again: a pod may have come until the handler was gone.
 	versions, err := n.listVersions()
 	if err != nil {
 		return err
 	}
+	if err := n.checkUnused(versions); err != nil {
+		return errors.Join(err, n.leave(ctx, r, versions))
+	}
 	for _, v := range versions {
-		if len(v.UsedBy) > 0 {
-			r.Left = append(r.Left, v)
-			continue
-		}
 		if err := n.perform(ctx, r, n.removeVersion(v.Key)); err != nil {
 			return err
 		}
@@ -94,15 +110,12 @@ func (n *node) removeFiles(ctx context.Context, r *Report) error {
 	if target, err := n.root.Readlink(n.ToolLink); err == nil && target == path.Join(n.current(), "bin", toolName) {
 		changes = append(changes, n.removal(n.ToolLink))
 	}
-	if len(r.Left) == 0 {
-		for _, place := range []string{n.current(), n.previous()} {
-			if _, err := n.root.Readlink(place); err == nil {
-				changes = append(changes, n.removal(place))
-			}
+	for _, place := range []string{n.current(), n.previous()} {
+		if _, err := n.root.Readlink(place); err == nil {
+			changes = append(changes, n.removal(place))
 		}
-		changes = append(changes, n.planFolders()...)
 	}
-	return n.perform(ctx, r, changes...)
+	return n.perform(ctx, r, append(changes, n.planFolders()...)...)
 }
 
 func (n *node) removal(place string) Change {

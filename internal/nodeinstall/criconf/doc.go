@@ -51,17 +51,22 @@ func (h Handler) Check() error {
 // criPlugin is the table that containerd has its runtimes in, by the version of the file.
 var criPlugin = map[int]string{2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
 
-// table is the handler in containerd's configuration.
+// table is the handler in containerd's configuration. In one of version 2 the type is the shim's path: containerd 1.6
+// takes runtime_path and then does not use it, and all take a path as the type.
 func (h Handler) table(version int) string {
+	runtimeType := "io.containerd.katadirect.v2"
+	if version == 2 {
+		runtimeType = h.Shim
+	}
 	name := fmt.Sprintf("plugins.%q.containerd.runtimes.%s", criPlugin[version], h.Name)
 	return fmt.Sprintf(`[%s]
-  runtime_type = "io.containerd.katadirect.v2"
+  runtime_type = %q
   runtime_path = %q
   pod_annotations = ["io.katacontainers.*"]
   privileged_without_host_devices = true
   [%s.options]
     ConfigPath = %q
-`, name, h.Shim, name, h.ConfigPath)
+`, name, runtimeType, h.Shim, name, h.ConfigPath)
 }
 
 // path leads to the handler in the parsed configuration.
