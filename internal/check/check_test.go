@@ -206,6 +206,12 @@ func TestFindings(t *testing.T) {
 			h.rewrite("containerd.toml", "version = 2", "version = 3")
 			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
 		}, "containerd", OK, "katadirect-v2"},
+		"the type is the shim's path": {func(h *testHost) {
+			h.rewrite("containerd.toml", `"io.containerd.katadirect.v2"`, fmt.Sprintf("%q", h.path("bin/containerd-shim-katadirect-v2")))
+		}, "containerd", OK, "katadirect-v2"},
+		"the path of another shim": {func(h *testHost) {
+			h.rewrite("containerd.toml", `"io.containerd.katadirect.v2"`, `"/usr/bin/containerd-shim-runc-v2"`)
+		}, "containerd", Error, "names no runtime of type"},
 		"version 3 for an old containerd": {func(h *testHost) {
 			h.rewrite("containerd.toml", "version = 2", "version = 3")
 			h.rewrite("containerd.toml", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
@@ -328,6 +334,10 @@ func TestContainerdsConfigurationIsReadInAllItsForms(t *testing.T) {
 		"imported": {
 			"containerd.toml": "version = 2\nimports = [\"conf.d/*.toml\"]\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"",
 			"conf.d/a.toml":   "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.kata]\n" + runtime,
+		},
+		"imported wins": {
+			"containerd.toml": "version = 2\nimports = [\"a.toml\"]\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.kata]\nruntime_type = \"io.containerd.runc.v2\"",
+			"a.toml":          "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.kata]\n" + runtime,
 		},
 	}
 	for name, files := range tests {

@@ -165,7 +165,9 @@ func findProgram(name string, dirs []string) (string, error) {
 // findShim looks for the shim as containerd does: containerd-shim-NAME-VERSION for the type io.containerd.NAME.VERSION.
 func (r runtimeEntry) findShim(dirs []string) (string, error) {
 	places := []string{r.path}
-	if r.path == "" {
+	if filepath.IsAbs(r.typ) {
+		places = []string{r.typ}
+	} else if r.path == "" {
 		parts := strings.Split(r.typ, ".")
 		program := "containerd-shim-" + strings.Join(parts[len(parts)-2:], "-")
 		places = nil
@@ -195,7 +197,7 @@ func shimDirs(path string) []string {
 // maxImports bounds files that import each other.
 const maxImports = 8
 
-// loadContainerd reads a configuration and what it imports; the importing file wins, as in containerd.
+// loadContainerd reads a configuration and what it imports; the imported file wins, as in containerd.
 func loadContainerd(path string, depth int) (map[string]any, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -209,7 +211,6 @@ func loadContainerd(path string, depth int) (map[string]any, error) {
 	if depth == maxImports {
 		return nil, fmt.Errorf("%s: files import each other more than %d times", path, maxImports)
 	}
-	imported := map[string]any{}
 	for _, pattern := range imports {
 		pattern := fmt.Sprint(pattern)
 		if !filepath.IsAbs(pattern) {
@@ -224,11 +225,10 @@ func loadContainerd(path string, depth int) (map[string]any, error) {
 			if err != nil {
 				return nil, err
 			}
-			merge(imported, more)
+			merge(settings, more)
 		}
 	}
-	merge(imported, settings)
-	return imported, nil
+	return settings, nil
 }
 
 // merge puts what over has over into. Tables are merged, everything else is replaced.
@@ -252,7 +252,7 @@ func runtimesIn(settings map[string]any, version int) (seen, unseen []runtimeEnt
 		for _, name := range slices.Sorted(maps.Keys(runtimes)) {
 			settings := table(runtimes, name)
 			typ, _ := settings["runtime_type"].(string)
-			if !strings.HasPrefix(typ, "io.containerd.katadirect.") && !strings.HasPrefix(typ, "io.containerd.kata.") {
+			if !isOurs(typ) {
 				continue
 			}
 			r := runtimeEntry{name: name, typ: typ, plugin: plugin}
@@ -273,6 +273,14 @@ func runtimesIn(settings map[string]any, version int) (seen, unseen []runtimeEnt
 		}
 	}
 	return seen, unseen
+}
+
+// isOurs reports whether a runtime's type is our shim's or Kata's: by its name, or by the program's path.
+func isOurs(typ string) bool {
+	if filepath.IsAbs(typ) {
+		typ = "io.containerd." + strings.ReplaceAll(strings.TrimPrefix(filepath.Base(typ), "containerd-shim-"), "-", ".")
+	}
+	return strings.HasPrefix(typ, "io.containerd.katadirect.") || strings.HasPrefix(typ, "io.containerd.kata.")
 }
 
 // table walks into nested tables and returns nil where there is none.
