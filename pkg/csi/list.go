@@ -19,16 +19,22 @@ func (c *controller) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest)
 		return nil, err
 	}
 	page, more := c.pool.Page(ctx, after, int(r.GetMaxEntries()))
-	list := &csi.ListVolumesResponse{Entries: make([]*csi.ListVolumesResponse_Entry, 0, len(page))}
+	list := &csi.ListVolumesResponse{Entries: make([]*csi.ListVolumesResponse_Entry, len(page))}
 	// Very many of them are the same: a list of a thousand volumes shall not leave a thousand of each behind.
-	place, nowhere := c.topology.here(), &csi.ListVolumesResponse_VolumeStatus{}
+	place, nowhere := []*csi.Topology{c.topology.encoded()}, &csi.ListVolumesResponse_VolumeStatus{}
 	here := &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: []string{string(c.topology)}}
-	for _, v := range page {
-		e := &csi.ListVolumesResponse_Entry{Volume: describe(v, place), Status: nowhere}
+	all := make([]struct {
+		entry  csi.ListVolumesResponse_Entry
+		volume csi.Volume
+	}, len(page))
+	for i, v := range page {
+		describe(&all[i].volume, v, place)
+		e := &all[i].entry
+		e.Volume, e.Status = &all[i].volume, nowhere
 		if published(v.ID) {
 			e.Status = here
 		}
-		list.Entries = append(list.Entries, e)
+		list.Entries[i] = e
 	}
 	if more {
 		list.NextToken = pageToken(page[len(page)-1].ID)
@@ -54,16 +60,17 @@ func (c *controller) ControllerGetVolume(ctx context.Context, r *csi.ControllerG
 }
 
 // volume is how a volume of this node is described to callers, by every call that does.
-func (c *controller) volume(v pool.Volume) *csi.Volume { return describe(v, c.topology.here()) }
+func (c *controller) volume(v pool.Volume) *csi.Volume {
+	described := &csi.Volume{}
+	describe(described, v, c.topology.here())
+	return described
+}
 
-func describe(v pool.Volume, place []*csi.Topology) *csi.Volume {
-	return &csi.Volume{
-		VolumeId:           v.ID,
-		CapacityBytes:      v.SizeBytes,
-		VolumeContext:      v.Parameters,
-		ContentSource:      contentSource(v.Source),
-		AccessibleTopology: place,
-	}
+func describe(into *csi.Volume, v pool.Volume, place []*csi.Topology) {
+	into.VolumeId, into.CapacityBytes = v.ID, v.SizeBytes
+	into.VolumeContext = v.Parameters
+	into.ContentSource = contentSource(v.Source)
+	into.AccessibleTopology = place
 }
 
 // published returns a function that says whether a volume is in use on this node: while it is attached or staged.

@@ -61,7 +61,7 @@ func (p *Pool) damaged() []string {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	var ids []string
-	for id, e := range p.volumes {
+	for id, e := range p.volumes.by {
 		if e.damage != nil {
 			ids = append(ids, id)
 		}

@@ -1,9 +1,6 @@
 package pool
 
-import (
-	"context"
-	"slices"
-)
+import "context"
 
 // Page returns up to most volumes (0 means all) in the order of their ids, from the first whose id comes after the
 // one given, and reports whether there are more. The id need not be that of a volume any more: so whoever pages
@@ -12,19 +9,13 @@ import (
 func (p *Pool) Page(_ context.Context, after string, most int) (page []Volume, more bool) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	ids := make([]string, 0, len(p.volumes))
-	for id := range p.volumes {
-		if id > after {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
+	ids := p.volumes.after(after)
 	if more = most > 0 && len(ids) > most; more {
 		ids = ids[:most]
 	}
 	page = make([]Volume, 0, len(ids))
 	for _, id := range ids {
-		page = append(page, p.volumes[id].volume)
+		page = append(page, p.volumes.by[id].volume)
 	}
 	return page, more
 }

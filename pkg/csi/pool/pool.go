@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -47,8 +45,8 @@ type Pool struct {
 	stopWatching func()
 
 	mu        sync.RWMutex
-	volumes   map[string]entry         // by id; guarded by mu
-	snapshots map[string]snapshotEntry // likewise
+	volumes   index                    // guarded by mu
+	snapshots map[string]snapshotEntry // by id; guarded by mu
 	groups    map[string]groupEntry    // likewise
 	attached  map[string]bool          // whether read-only, by volume id; likewise
 }
@@ -116,7 +114,7 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, err
 	}
-	p := &Pool{dir: dir, node: options.Node, log: options.Log, volumes: map[string]entry{},
+	p := &Pool{dir: dir, node: options.Node, log: options.Log,
 		snapshots: map[string]snapshotEntry{}, groups: map[string]groupEntry{}, attached: map[string]bool{}}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -200,8 +198,8 @@ func (p *Pool) List(_ context.Context) []Volume {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	var all []Volume
-	for _, id := range slices.Sorted(maps.Keys(p.volumes)) {
-		if e := p.volumes[id]; e.damage == nil {
+	for _, id := range p.volumes.ids {
+		if e := p.volumes.by[id]; e.damage == nil {
 			all = append(all, e.volume)
 		}
 	}
@@ -211,20 +209,19 @@ func (p *Pool) List(_ context.Context) []Volume {
 func (p *Pool) entry(id string) (entry, bool) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	e, found := p.volumes[id]
-	return e, found
+	return p.volumes.get(id)
 }
 
 func (p *Pool) put(v Volume) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.volumes[v.ID] = entry{volume: v}
+	p.volumes.put(v.ID, entry{volume: v})
 }
 
 func (p *Pool) forget(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.volumes, id)
+	p.volumes.drop(id)
 	delete(p.attached, id)
 }
 

@@ -64,7 +64,7 @@ func (p *Pool) scanEntry(ctx context.Context, name string) error {
 func (p *Pool) scanVolume(ctx context.Context, id string, found foundVolume) {
 	err := found.err
 	if err == nil {
-		p.volumes[id] = entry{volume: found.volume, unsettled: true}
+		p.volumes.put(id, entry{volume: found.volume, unsettled: true})
 		if found.attached {
 			p.attached[id] = found.readOnly
 		}
@@ -79,7 +79,7 @@ func (p *Pool) scanVolume(ctx context.Context, id string, found foundVolume) {
 	}
 	p.log.ErrorContext(ctx, "a volume is damaged; nothing of it is deleted", "volume", id, "error", err)
 	// What it takes is taken from the free space already; nothing more is promised to it.
-	p.volumes[id] = entry{volume: Volume{ID: id}, damage: fmt.Errorf("%w: %s: %w", ErrDamaged, id, err)}
+	p.volumes.put(id, entry{volume: Volume{ID: id}, damage: fmt.Errorf("%w: %s: %w", ErrDamaged, id, err)})
 }
 
 // unfinishedError says that a folder cannot hold anybody's data: no readable volume.json, and nothing ever written

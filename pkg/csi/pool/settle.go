@@ -19,9 +19,9 @@ func (p *Pool) settle(id string) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e, found := p.volumes[id]; found {
+	if e, found := p.volumes.get(id); found {
 		e.unsettled = false
-		p.volumes[id] = e
+		p.volumes.put(id, e)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (p *Pool) newSharing() *sharing {
 		return &sharing{off: true}
 	}
 	off := len(p.snapshots) == 0
-	for _, e := range p.volumes {
+	for _, e := range p.volumes.by {
 		off = off && e.volume.Source == ""
 	}
 	return &sharing{off: off}
