@@ -21,14 +21,16 @@ func (c *controller) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest)
 	page, more := c.pool.Page(ctx, after, int(r.GetMaxEntries()))
 	list := &csi.ListVolumesResponse{Entries: make([]*csi.ListVolumesResponse_Entry, len(page))}
 	// Very many of them are the same: a list of a thousand volumes shall not leave a thousand of each behind.
-	place, nowhere := []*csi.Topology{c.topology.encoded()}, &csi.ListVolumesResponse_VolumeStatus{}
+	described, nowhere := newEncoded(c.topology), &csi.ListVolumesResponse_VolumeStatus{}
 	here := &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: []string{string(c.topology)}}
 	all := make([]struct {
 		entry  csi.ListVolumesResponse_Entry
 		volume csi.Volume
 	}, len(page))
 	for i, v := range page {
-		describe(&all[i].volume, v, place)
+		if err := described.describe(&all[i].volume, v); err != nil {
+			return nil, err
+		}
 		e := &all[i].entry
 		e.Volume, e.Status = &all[i].volume, nowhere
 		if published(v.ID) {
@@ -61,16 +63,15 @@ func (c *controller) ControllerGetVolume(ctx context.Context, r *csi.ControllerG
 
 // volume is how a volume of this node is described to callers, by every call that does.
 func (c *controller) volume(v pool.Volume) *csi.Volume {
-	described := &csi.Volume{}
-	describe(described, v, c.topology.here())
+	described := &csi.Volume{VolumeContext: v.Parameters, AccessibleTopology: c.topology.here()}
+	describe(described, v)
 	return described
 }
 
-func describe(into *csi.Volume, v pool.Volume, place []*csi.Topology) {
+// describe says of a volume what it has for itself.
+func describe(into *csi.Volume, v pool.Volume) {
 	into.VolumeId, into.CapacityBytes = v.ID, v.SizeBytes
-	into.VolumeContext = v.Parameters
 	into.ContentSource = contentSource(v.Source)
-	into.AccessibleTopology = place
 }
 
 // published returns a function that says whether a volume is in use on this node: while it is attached or staged.

@@ -111,3 +111,32 @@ func TestListAndGetDescribeAVolumeAsCreateDid(t *testing.T) {
 		}
 	}
 }
+
+// What many volumes have in common is encoded once for all of them; each still has its own class's.
+func TestVolumesOfSeveralClassesAreListedAsTheyWereMade(t *testing.T) {
+	h := newHost(t)
+	made := map[string]*csi.Volume{}
+	for i, class := range []map[string]string{
+		nil, {"katadirect.io/mode": "direct"}, {"katadirect.io/mode": "host"}, nil, {"katadirect.io/mode": "direct"},
+		{"katadirect.io/mode": "host", "katadirect.io/allowHostMountOfGuestData": "true"},
+	} {
+		request := createRequest(fmt.Sprint("pvc-", i), gib)
+		request.Parameters = class
+		created, err := h.CreateVolume(t.Context(), request)
+		must(t, err)
+		made[created.GetVolume().GetVolumeId()] = created.GetVolume()
+	}
+	for _, when := range []string{"made", "found again"} {
+		list, err := h.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+		must(t, err)
+		if len(list.GetEntries()) != len(made) {
+			t.Fatalf("%s: %d volumes are listed", when, len(list.GetEntries()))
+		}
+		for _, entry := range list.GetEntries() {
+			if v := entry.GetVolume(); !proto.Equal(v, made[v.GetVolumeId()]) {
+				t.Errorf("%s: listed as %v, made as %v", when, v, made[v.GetVolumeId()])
+			}
+		}
+		h.restart()
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"regexp"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/protobuf/proto"
 )
 
 // TopologyKey is the label under which a node's name stands in topology segments.
@@ -29,19 +28,6 @@ func (t topology) segment() *csi.Topology {
 }
 
 func (t topology) here() []*csi.Topology { return []*csi.Topology{t.segment()} }
-
-// encoded is the segment for lists. A map is encoded by reflection, which for a thousand volumes takes as long as all the
-// rest of their list; so it is encoded once, and each volume has the bytes. To the reader they are the segment, but not to
-// anybody in this process.
-func (t topology) encoded() *csi.Topology {
-	bytes, err := proto.Marshal(t.segment())
-	if err != nil {
-		return t.segment()
-	}
-	place := &csi.Topology{}
-	place.ProtoReflect().SetUnknown(bytes)
-	return place
-}
 
 // holds reports whether a place is, or encloses, this node. Keys of others say nothing about it.
 func (t topology) holds(place *csi.Topology) bool {
