@@ -59,6 +59,9 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&o.WaitTimeout, "wait", 2*time.Minute, "how long the runtime may take to answer after a restart")
 	flags.StringVar(&f.node, "node", os.Getenv("NODE_NAME"), "the node's name in Kubernetes, which is told how it is (default $NODE_NAME; empty tells nobody)")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig for that (default the pod's account)")
+	// A DaemonSet gives all commands the same flags: those of install alone mean nothing to the others.
+	flags.StringVar(&o.QEMU, "qemu", "", "for install: QEMU on the host (default looked for)")
+	flags.StringVar(&o.Virtiofsd, "virtiofsd", "", "for install: virtiofsd on the host (default looked for)")
 	f.output = outputFlag(cmd, formatText)
 }
 
@@ -119,8 +122,6 @@ nothing, also after it was killed.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.options.BinDir, "bin", "", "folder with the shim and this tool (default that of this program)")
 	flags.StringVar(&f.options.GuestDir, "guest", guestDir, "folder with the guest's vmlinux, initrd and image.json")
-	flags.StringVar(&f.options.QEMU, "qemu", "", "QEMU on the host (default looked for)")
-	flags.StringVar(&f.options.Virtiofsd, "virtiofsd", "", "virtiofsd on the host (default looked for)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		o, err := f.resolve()
 		if err != nil {

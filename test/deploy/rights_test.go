@@ -102,7 +102,7 @@ func TestTheDriversRoleIsTheOneOfTheDocuments(t *testing.T) {
 }
 
 func TestEveryRoleIsBoundToAnAccountThatRuns(t *testing.T) {
-	for name, all := range map[string]objects{"base": kustomize(t, base), "snapshot-controller": kustomize(t, overlays+"/snapshot-controller")} {
+	for name, all := range map[string]objects{"base": kustomize(t, base), "snapshot-controller": kustomize(t, overlays+"/snapshot-controller"), "installer": kustomize(t, overlays+"/installer")} {
 		used := map[string]bool{}
 		for key, spec := range podSpecs(all) {
 			used[spec.ServiceAccountName] = true

@@ -40,6 +40,8 @@ func TestHelmAndKustomizeGiveTheSameObjects(t *testing.T) {
 		"volume-attributes-class": "volumeAttributesClass: {enabled: true}",
 		"monitoring":              "podMonitor: {enabled: true}",
 		"openshift":               "openshift: {enabled: true}\ncsiDriver: {seLinuxMount: true}",
+		"installer":               "installer: {enabled: true}",
+		"uninstaller":             "installer: {enabled: true, uninstall: true}",
 		"k0s":                     "kubeletDir: /var/lib/k0s/kubelet",
 		"microk8s":                "kubeletDir: /var/snap/microk8s/common/var/lib/kubelet",
 	} {
