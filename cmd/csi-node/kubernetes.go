@@ -15,7 +15,7 @@ import (
 // kubernetesFlags adds the flags that say how to look up what runs a pod, and what the answer means.
 func kubernetesFlags(flags *flag.FlagSet, source *string, driver *csi.Config) {
 	flags.StringVar(source, "kubernetes", kube.Off,
-		"how to look up pods, RuntimeClasses and claims: off, in-cluster, or the path of a kubeconfig")
+		"how to look up pods, RuntimeClasses and claims: off, in-cluster, or the absolute path of a kubeconfig")
 	flags.Func("machine-handlers", "handlers of RuntimeClasses whose pods are virtual machines, with commas; * stands for "+
 		"anything (default "+mode.DefaultMachines.String()+")",
 		func(list string) (err error) {

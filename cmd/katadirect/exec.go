@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/katadirect/katadirect/internal/console"
@@ -129,7 +130,7 @@ func (e execution) run(ctx context.Context) (status int, err error) {
 func (e execution) print(conn *console.Conn) (status int, err error) {
 	for {
 		kind, data, err := conn.Receive()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) { // reset: it has not read what was typed last
 			return 0, errors.New("the sandbox's shim has hung up")
 		}
 		if err != nil {

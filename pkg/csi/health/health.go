@@ -38,7 +38,7 @@ const (
 	GuestUnable = "GuestCannotTell"
 	// MachineStopped: the machine stands still, for the host has no room for what it writes.
 	MachineStopped = "MachineStopped"
-	// LimitsNotApplied: the machine does not have the volume's I/O limits.
+	// LimitsNotApplied: whoever has the volume has it without its I/O limits.
 	LimitsNotApplied = "LimitsNotApplied"
 
 	// The pool's.

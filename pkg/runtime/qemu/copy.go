@@ -6,18 +6,31 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/runtime/qmp"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
-const copyPrefix = "copy-" // of the job, and of the target's block node
+// Prefixes of block nodes, before the disk's id.
+const (
+	copyPrefix  = "copy-"  // the target, and of the job
+	guardPrefix = "guard-" // the filter between the guest and its disk
+	pastPrefix  = "past-"  // the disk as it was
+)
 
-// diskCopy is a backup job of QEMU: it copies all of a disk in the background, and before the guest overwrites
-// something that is not copied yet, that first.
+// diskCopy is a disk as it was at one moment, copied into a file in the background:
+//
+//	guest ──▶ guard ──▶ disk        before the guest overwrites what is not copied yet, guard copies that first
+//	            │ ▲
+//	            ▼ │
+//	         target ◀── job ◀── past, which reads through guard what was there: from the target, or from the disk
+//
+// A target that fails breaks the past: the job ends with an error, and the guest, whose disk is well, notices nothing.
+// That is why the filter is ours. The one that QEMU's job would bring along fails the guest's write.
 type diskCopy struct {
 	client *qmp.Client
 	disk   *disk
@@ -29,7 +42,9 @@ type diskCopy struct {
 	err  error // written before done is closed
 }
 
-func (d *disk) copyName() string { return copyPrefix + d.id }
+func (d *disk) copyName() string  { return copyPrefix + d.id }
+func (d *disk) guardName() string { return guardPrefix + d.id }
+func (d *disk) pastName() string  { return pastPrefix + d.id }
 
 // CopyDisk implements vm.Machine.
 func (m *Machine) CopyDisk(ctx context.Context, id, target string) (_ vm.DiskCopy, err error) {
@@ -56,7 +71,6 @@ func (m *Machine) CopyDisk(ctx context.Context, id, target string) (_ vm.DiskCop
 	if err := c.start(ctx, m, target); err != nil {
 		return nil, m.explain(inUse(err))
 	}
-	disk.copy = c
 	go c.attend() // until the job's end, or QEMU's
 	return c, nil
 }
@@ -74,6 +88,8 @@ func (d *disk) copying() bool {
 	}
 }
 
+// start begins the copy. When it fails, what it has made is taken back here or, if QEMU is slow, by and by; until then
+// the disk counts as being copied.
 func (c *diskCopy) start(ctx context.Context, m *Machine, target string) (err error) {
 	if c.size, err = nodeSize(ctx, c.client, c.disk.node()); err != nil {
 		return err
@@ -83,32 +99,125 @@ func (c *diskCopy) start(ctx context.Context, m *Machine, target string) (err er
 		return err
 	}
 	defer file.Close() // QEMU has its own
-	var undo rollback.Stack
-	defer undo.OnError(ctx, &err)
-	fdset := map[string]any{"fdset-id": c.fdset}
-	if err := c.client.RunWithFile(ctx, file, "add-fd", fdset, nil); err != nil {
-		return err
-	}
-	undo.Push("take the copy's file back", func(ctx context.Context) error { return c.client.Run(ctx, "remove-fd", fdset, nil) })
-	if err := c.client.Run(ctx, "blockdev-add", m.targetNode(c), nil); err != nil {
-		return err
-	}
-	undo.Push("remove the copy's node", func(ctx context.Context) error { return deleteNode(ctx, c.client, c.disk.copyName()) })
 	c.ended = c.client.Subscribe(1, func(e qmp.Event) bool {
 		var data struct{ Device string }
 		return (e.Name == "BLOCK_JOB_COMPLETED" || e.Name == "BLOCK_JOB_CANCELLED") && e.Decode(&data) == nil && data.Device == c.disk.copyName()
 	})
-	undo.Push("listen no more", func(context.Context) error { c.ended.Close(); return nil })
-	// From QEMU's answer on the copy is of this moment.
-	err = c.client.Run(ctx, "blockdev-backup", map[string]any{
-		"job-id": c.disk.copyName(), "device": c.disk.node(), "target": c.disk.copyName(), "sync": "full",
-	}, nil)
+	c.disk.copy = c
+	err = c.begin(ctx, m, file)
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
+	defer cancel()
+	failed := c.abandon(ctx)
+	if failed == nil {
+		failed = c.takeDown(ctx)
+	}
+	if failed == nil || errors.Is(failed, qmp.ErrClosed) {
+		c.finish(nil)
+		return err
+	}
+	go func() { c.finish(c.takeDownAtLast(true)) }()
+	return errors.Join(err, failed)
+}
+
+// begin has QEMU do the steps. From the answer to qom-set on the copy is of this moment.
+func (c *diskCopy) begin(ctx context.Context, m *Machine, file *os.File) error {
+	if err := c.client.RunWithFile(ctx, file, "add-fd", map[string]any{"fdset-id": c.fdset}, nil); err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		command   string
+		arguments map[string]any
+	}{
+		{"blockdev-add", m.targetNode(c)},
+		{"blockdev-add", map[string]any{"driver": "copy-before-write", "node-name": c.disk.guardName(),
+			"file": c.disk.node(), "target": c.disk.copyName(), "on-cbw-error": "break-snapshot"}},
+		{"qom-set", c.disk.drive("value", c.disk.guardName())},
+		{"blockdev-add", map[string]any{"driver": "snapshot-access", "node-name": c.disk.pastName(), "file": c.disk.guardName()}},
+		{"blockdev-backup", map[string]any{
+			"job-id": c.disk.copyName(), "device": c.disk.pastName(), "target": c.disk.copyName(), "sync": "full",
+		}},
+	} {
+		if err := c.client.Run(ctx, s.command, s.arguments, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drive are the arguments of a question or an order about which block node the guest's device has.
+func (d *disk) drive(more ...string) map[string]any {
+	arguments := map[string]any{"path": d.backend(), "property": "drive"}
+	for i := 0; i < len(more); i += 2 {
+		arguments[more[i]] = more[i+1]
+	}
+	return arguments
+}
+
+// takeDown takes back what begin has made, of which some may not be there. The past goes first: the guest cannot leave
+// the guard before.
+func (c *diskCopy) takeDown(ctx context.Context) error {
+	if err := c.dropNode(ctx, c.disk.pastName()); err != nil {
+		return err
+	}
 	var refusal *qmp.CommandError
-	if err != nil && !errors.As(err, &refusal) { // without an answer it may have begun, and nobody would ever end it
-		undo.Push("cancel the copy", c.abandon)
+	var node string
+	err := c.client.Run(ctx, "qom-get", c.disk.drive(), &node)
+	switch {
+	case errors.As(err, &refusal): // the device has gone
+		err = nil
+	case err == nil && node == c.disk.guardName(): // QEMU 7.2 aborts when a device is given the node that it has
+		err = c.client.Run(ctx, "qom-set", c.disk.drive("value", c.disk.node()), nil)
+	}
+	if err != nil {
+		return err
+	}
+	for _, node := range []string{c.disk.guardName(), c.disk.copyName()} {
+		if err := c.dropNode(ctx, node); err != nil { // this writes out what QEMU still has of the copy
+			return err
+		}
+	}
+	err = c.client.Run(ctx, "remove-fd", map[string]any{"fdset-id": c.fdset}, nil)
+	if errors.As(err, &refusal) {
+		return nil
 	}
 	return err
 }
+
+// dropNode is deleteNode for one that may not be there.
+func (c *diskCopy) dropNode(ctx context.Context, node string) error {
+	err := deleteNode(ctx, c.client, node)
+	var refusal *qmp.CommandError
+	if errors.As(err, &refusal) && strings.HasPrefix(refusal.Description, "Failed to find node") {
+		return nil
+	}
+	return err
+}
+
+// takeDownAtLast is takeDown for a QEMU whose storage may not answer for a long time: it tries until it is done or the
+// machine has ended. The error is the last try's.
+func (c *diskCopy) takeDownAtLast(abandon bool) error {
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		var err error
+		if abandon {
+			err = c.abandon(ctx)
+		}
+		if err == nil {
+			err = c.takeDown(ctx)
+		}
+		cancel()
+		if err == nil || errors.Is(err, qmp.ErrClosed) {
+			return err
+		}
+		time.Sleep(takeDownPause)
+	}
+}
+
+// takeDownPause is between two tries to take a copy's nodes away.
+const takeDownPause = time.Second
 
 // abandon ends a job that may have begun.
 func (c *diskCopy) abandon(ctx context.Context) error {
@@ -168,31 +277,31 @@ func openTarget(path string, sizeBytes int64) (*os.File, error) {
 	return file, nil
 }
 
-// attend waits for the job's end and takes the node and the file back.
+// attend waits for the job's end and takes the nodes and the file back.
 func (c *diskCopy) attend() {
-	defer close(c.done)
-	defer c.ended.Close()
 	event, err := c.ended.Next(context.Background())
 	if err != nil { // QEMU took all with it
-		c.err = fmt.Errorf("%w: the machine ended before it", vm.ErrCopyEnded)
+		c.finish(fmt.Errorf("%w: the machine ended before it", vm.ErrCopyEnded))
 		return
 	}
 	var data struct{ Error string }
 	switch {
 	case event.Decode(&data) != nil || data.Error != "":
-		c.err = fmt.Errorf("%w: QEMU says: %s", vm.ErrCopyEnded, data.Error)
+		err = fmt.Errorf("%w: QEMU says: %s", vm.ErrCopyEnded, data.Error)
 	case event.Name == "BLOCK_JOB_CANCELLED":
-		c.err = fmt.Errorf("%w: it was cancelled", vm.ErrCopyEnded)
+		err = fmt.Errorf("%w: it was cancelled", vm.ErrCopyEnded)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-	defer cancel()
-	err = deleteNode(ctx, c.client, c.disk.copyName()) // writes out what QEMU still has of it
-	if err == nil {
-		err = c.client.Run(ctx, "remove-fd", map[string]any{"fdset-id": c.fdset}, nil)
+	if closeErr := c.takeDownAtLast(false); err == nil && closeErr != nil {
+		err = fmt.Errorf("%w: its file could not be closed: %w", vm.ErrCopyEnded, closeErr)
 	}
-	if err != nil && c.err == nil {
-		c.err = fmt.Errorf("%w: its file could not be closed: %w", vm.ErrCopyEnded, err)
-	}
+	c.finish(err)
+}
+
+// finish says that QEMU has nothing of the copy any more.
+func (c *diskCopy) finish(err error) {
+	c.err = err
+	c.ended.Close()
+	close(c.done)
 }
 
 // Done implements vm.DiskCopy.

@@ -6,10 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
 
@@ -100,6 +104,64 @@ func TestADiskThatIsBeingCopiedDoesNotGrowAndItsCopyEndsBeforeItGoes(t *testing.
 	}
 }
 
+// The pool's disk breaks. The guest's own disk is well, so its writes must not fail for the copy's sake.
+func TestACopyThatCannotBeWrittenIsNoErrorOfTheGuests(t *testing.T) {
+	for name, config := range map[string]qemu.Config{
+		"virtio-blk": {IOThread: true}, "scsi": {BlockDriver: qemu.VirtioSCSI, IOThread: true, KernelParams: []string{"testguest.scsi"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest(t, config)
+			if err := g.dial(); err != nil {
+				t.Fatal(err)
+			}
+			path := sparseFile(t, 64*mib)
+			if err := os.WriteFile(path, bytes.Repeat([]byte("data"), 16*mib), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if address := g.plug(vm.Disk{ID: "source", Path: path}); address.Driver == "scsi" {
+				g.ask(request{Do: "scan", Text: address.Source})
+			}
+			g.disk("source", true)
+			point, thaw := frozenFolder(t, "breaks")
+			c, err := g.m.CopyDisk(t.Context(), "source", filepath.Join(point, "copy"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The copy waits in its first write, and the guest's write for the copy of what it overwrites. Then both hear
+			// that the disk is broken.
+			time.AfterFunc(8*time.Second, thaw) // by when the guest has written, on however busy a machine
+			young := bytes.Repeat([]byte("new data"), 4096/8) // a page: less would have to be read first, and wait there
+			g.ask(request{Do: "write", Serial: "source", Offset: 60 * mib, Data: young})
+			awaitCopy(t, c)
+			if err := c.Err(); !errors.Is(err, vm.ErrCopyEnded) {
+				t.Errorf("the copy: %v", err)
+			}
+			got := make([]byte, len(young))
+			f, err := os.Open(path)
+			if err == nil {
+				_, err = f.ReadAt(got, 60*mib)
+				f.Close()
+			}
+			if err != nil || !bytes.Equal(got, young) {
+				t.Errorf("the disk holds %q, %v", got[:8], err)
+			}
+			// Everything works as before, and nothing of the copy is left in the way of the next.
+			if err := g.m.ResizeDisk(t.Context(), "source", 128*mib); err != nil {
+				t.Error(err)
+			}
+			g.ask(request{Do: "write", Serial: "source", Offset: 50 * mib, Data: young})
+			if c, err = g.m.CopyDisk(t.Context(), "source", sparseFile(t, 128*mib)); err != nil {
+				t.Fatal(err)
+			}
+			awaitCopy(t, c)
+			if err := c.Err(); err != nil {
+				t.Errorf("the next copy: %v", err)
+			}
+			g.unplug("source")
+		})
+	}
+}
+
 func TestWhatCannotBeCopiedToIsRefused(t *testing.T) {
 	g := sharedGuest(t)
 	path := sparseFile(t, 64*mib)
@@ -138,7 +200,8 @@ func awaitCopy(t *testing.T, c vm.DiskCopy) {
 }
 
 // frozenFolder is a mounted file system with a file "copy" of 64 MiB, to which nobody can write before thaw is called.
-func frozenFolder(t *testing.T) (point string, thaw func()) {
+// "breaks" has thaw shut the file system down, as it does itself when its disk fails: whoever waits gets EIO.
+func frozenFolder(t *testing.T, how ...string) (point string, thaw func()) {
 	t.Helper()
 	run := func(name string, args ...string) {
 		t.Helper()
@@ -153,7 +216,25 @@ func frozenFolder(t *testing.T) (point string, thaw func()) {
 	t.Cleanup(func() { run("umount", point) })
 	run("truncate", "-s", "64M", filepath.Join(point, "copy"))
 	run("fsfreeze", "--freeze", point)
-	thaw = func() { _ = exec.Command("fsfreeze", "--unfreeze", point).Run() }
+	thaw = func() {
+		if slices.Contains(how, "breaks") {
+			shutDown(t, point)
+		}
+		_ = exec.Command("fsfreeze", "--unfreeze", point).Run()
+	}
 	t.Cleanup(thaw)
 	return point, thaw
+}
+
+// shutDown is ext4's and xfs's ioctl EXT4_IOC_SHUTDOWN, without writing the log out.
+func shutDown(t *testing.T, point string) {
+	const request, withoutLog = 0x8004587d, 2
+	f, err := os.Open(point)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), request, withoutLog)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Errorf("shut the file system down: %v", err)
+	}
 }

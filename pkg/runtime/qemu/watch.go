@@ -151,4 +151,9 @@ func ioError(e qmp.Event) blockError {
 
 func (b blockError) stopsForSpace() bool { return b.Action == "stop" && b.NoSpace }
 func (b blockError) reachesGuest() bool  { return b.Action == "report" }
-func (b blockError) disk() string        { return strings.TrimPrefix(b.Node, nodePrefix) }
+func (b blockError) disk() string {
+	if id, copying := strings.CutPrefix(b.Node, guardPrefix); copying {
+		return id
+	}
+	return strings.TrimPrefix(b.Node, nodePrefix)
+}
