@@ -129,7 +129,7 @@ func TestACopyThatCannotBeWrittenIsNoErrorOfTheGuests(t *testing.T) {
 			}
 			// The copy waits in its first write, and the guest's write for the copy of what it overwrites. Then both hear
 			// that the disk is broken.
-			time.AfterFunc(8*time.Second, thaw) // by when the guest has written, on however busy a machine
+			time.AfterFunc(8*time.Second, thaw)               // by when the guest has written, on however busy a machine
 			young := bytes.Repeat([]byte("new data"), 4096/8) // a page: less would have to be read first, and wait there
 			g.ask(request{Do: "write", Serial: "source", Offset: 60 * mib, Data: young})
 			awaitCopy(t, c)
