@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -26,11 +26,12 @@ const (
 	nodeName     = "node"
 	nodeIP       = "10.64.0.1"
 	apiAddress   = "127.0.0.1:6443"
+	apiInside    = nodeIP + ":6443" // from every node
 	registryAddr = nodeIP + ":5000"
 	serviceCIDR  = "10.96.0.0/16"
 	apiServiceIP = "10.96.0.1"
 	dnsServiceIP = "10.96.0.10"
-	podCIDR      = "10.244.0.0/16"
+	podCIDR      = "10.244.0.0/16" // see podCIDROf
 )
 
 // ErrNoPrograms is returned when Kubernetes' programs are not in the cache.
@@ -50,6 +51,10 @@ type Options struct {
 	Images map[string]v1.Image
 	// DebugConsole lets "katadirect exec" into the machines. Guest needs a shell for it.
 	DebugConsole bool
+	// WithoutDriver leaves the driver out.
+	WithoutDriver bool
+	// PoolBytes is how large the file system is that the volumes are in; 0 is DefaultPoolBytes.
+	PoolBytes int64
 	// Progress, if not nil, is told in a few words what has been done.
 	Progress func(string)
 }
@@ -59,7 +64,8 @@ const PauseImage = "registry.k8s.io/pause:3.10.1"
 
 // Cluster is a running cluster.
 type Cluster struct {
-	lab      *lab.Lab
+	nodes    []*node
+	lab      *lab.Lab // the first node's, where the control plane is
 	opts     Options
 	programs string
 	pki      *pki
@@ -67,8 +73,8 @@ type Cluster struct {
 	forward  net.Listener
 	registry net.Listener // in the cluster's network
 	outside  net.Listener // the same on the host's loopback, to push
+	made     chan madeImages
 	serving  sync.WaitGroup
-	madeDirs []string
 }
 
 // Open starts everything and returns when pods can be scheduled and volumes provisioned. It undoes everything on error.
@@ -83,20 +89,14 @@ func Open(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if c.programs, err = Programs(opts.Cache); err != nil {
 		return nil, err
 	}
-	if c.settings, err = keepSettings(settingsRoot, settingsFile); err != nil {
+	if c.settings, err = keepSettings(settingsRoot, settingsFile, sharedDirs...); err != nil {
 		return nil, fmt.Errorf("remember the host's settings: %w", errors.Join(err, c.settings.restore()))
 	}
-	c.lab, err = lab.Open(ctx, lab.Options{
-		Containerd: lab.V2, Cache: opts.Cache, BinDir: opts.BinDir,
-		DefaultHandler: opts.DefaultHandler,
-		Network:        podNetwork, Registry: registryAddr, SandboxImage: PauseImage,
-		Handlers: []lab.Handler{{
-			Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(opts),
-		}},
-	})
+	first, err := c.openNode(ctx, 0)
 	if err != nil {
 		return nil, errors.Join(err, c.settings.restore())
 	}
+	c.lab = first.lab
 	defer func() {
 		if err != nil {
 			_, closeErr := c.Close(context.WithoutCancel(ctx))
@@ -104,18 +104,22 @@ func Open(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		}
 	}()
 	opts.Progress("containerd runs")
+	if !opts.WithoutDriver {
+		c.makeImages(ctx)
+	}
 	for _, step := range []struct {
 		done string
 		do   func(context.Context) error
 	}{
-		{"", c.prepareNode},
+		{"", first.prepare},
 		{"the registry has its images", c.serveImages},
 		{"the API answers", c.startControlPlane},
 		{"", c.forwardAPI},
-		{"", c.startNode},
-		{"", c.createObjects},
-		{"the CSI driver runs", c.startStorage},
-		{"the node is ready", c.waitReady},
+		{"", first.start},
+		{"", c.createSnapshotKinds},
+		{"", first.makePool},
+		{"the node is ready", func(ctx context.Context) error { return c.waitReady(ctx, first) }},
+		{"the CSI driver runs", c.installDriver},
 	} {
 		if err := step.do(ctx); err != nil {
 			return nil, err
@@ -150,8 +154,8 @@ func (c *Cluster) path(elem ...string) string {
 	return filepath.Join(append([]string{c.lab.Dir}, elem...)...)
 }
 
-// shimConfig is Kata's configuration.toml with what differs from its defaults: small machines, our guest, and a kind of
-// network interface that a privileged pod of Kubernetes' suite makes.
+// shimConfig is Kata's configuration.toml with what differs from its defaults: small machines, our guest, patience where
+// many boot at once by emulation, and a kind of network interface that a privileged pod of Kubernetes' suite makes.
 func shimConfig(opts Options) string {
 	return fmt.Sprintf(`[hypervisor.qemu]
 kernel = %q
@@ -160,6 +164,7 @@ default_memory = 256
 default_vcpus = 1
 
 [agent.kata]
+dial_timeout = 120
 kernel_modules = ["dummy numdummies=0"]
 debug_console_enabled = %t
 `, opts.Guest.Kernel, opts.Guest.Initrd, opts.DebugConsole)
@@ -174,12 +179,23 @@ func (c *Cluster) Close(ctx context.Context) (leftovers []string, err error) {
 			errs = append(errs, l.Close())
 		}
 	}
-	errs = append(errs, c.removePods(ctx))
-	leftovers, err = c.lab.Discard(ctx)
-	errs = append(errs, err, c.settings.restore())
-	for _, dir := range c.madeDirs {
-		errs = append(errs, os.Remove(dir))
+	errs = append(errs, each(c.nodes, func(n *node) error { return n.removePods(ctx) }))
+	for _, n := range slices.Backward(c.nodes) {
+		left, err := n.lab.Discard(ctx)
+		leftovers, errs = append(leftovers, left...), append(errs, err)
 	}
+	errs = append(errs, c.settings.restore())
 	c.serving.Wait()
 	return leftovers, errors.Join(errs...)
+}
+
+// each does something for all nodes at once.
+func each(nodes []*node, do func(*node) error) error {
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { errs[i] = do(n) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }

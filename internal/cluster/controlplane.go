@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"text/template"
 	"time"
@@ -147,10 +148,11 @@ func (c *Cluster) Kubeconfig() string { return c.path("kubeconfig") }
 
 // Kubectl runs kubectl, outside of the cluster's network, and returns what it wrote.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return c.kubectl(ctx, "", args...)
+	return c.KubectlWith(ctx, "", args...)
 }
 
-func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
+// KubectlWith is Kubectl with something to read at its standard input.
+func (c *Cluster) KubectlWith(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, c.Program("kubectl"), append([]string{"--kubeconfig=" + c.Kubeconfig()}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
@@ -174,11 +176,18 @@ func writeTemplate(path, text string, values map[string]any) error {
 	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
-// Tails are the last lines of the logs of some of the processes.
+const tailBytes = 8000
+
+// Tails are the last lines of the logs of some of the processes, and of containers of that name.
 func (c *Cluster) Tails(names ...string) string {
 	var out strings.Builder
 	for _, name := range names {
 		fmt.Fprintf(&out, "--- the end of %s's log\n%s\n", name, c.lab.LastWords(name))
+		logs, _ := filepath.Glob(c.path("logs", "pods", "*", name, "*.log"))
+		for _, log := range logs {
+			said, _ := os.ReadFile(log)
+			fmt.Fprintf(&out, "--- the end of %s\n%s\n", log, said[max(0, len(said)-tailBytes):])
+		}
 	}
 	return out.String()
 }

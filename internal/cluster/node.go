@@ -5,119 +5,151 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/katadirect/katadirect/internal/lab"
 )
 
+// maxNodes is how many nodes a cluster can have: who they are, the API server is told at its start.
+const maxNodes = 2
+
+// node is one of the cluster's nodes: a lab of its own, in which kubelet, kube-proxy, containerd and the pods run. The
+// first one's has the control plane, too.
+type node struct {
+	cluster *Cluster
+	lab     *lab.Lab
+	index   int
+}
+
+// name is the node's in Kubernetes.
+func nodeNameOf(index int) string {
+	if index == 0 {
+		return nodeName
+	}
+	return fmt.Sprintf("%s-%d", nodeName, index+1)
+}
+
+func nodeIPOf(index int) string { return fmt.Sprintf("10.64.0.%d", index+1) }
+
+// podCIDROf is the part of the pods' network that is the node's.
+func podCIDROf(index int) string { return fmt.Sprintf("10.244.%d.0/20", 16*index) }
+
+func (n *node) name() string { return nodeNameOf(n.index) }
+
+func (n *node) ip() string { return nodeIPOf(n.index) }
+
+// path is a file below the folder of the node's lab.
+func (n *node) path(elem ...string) string {
+	return filepath.Join(append([]string{n.lab.Dir}, elem...)...)
+}
+
 // podNetwork connects every pod to the node by a pair of interfaces of its own. Everything is routed, so that services
 // work between pods, too; with a bridge that would want a kernel module.
-const podNetwork = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+func podNetwork(index int) string {
+	return `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "ptp", "ipMasq": false, "ipam": {
-    "type": "host-local", "dataDir": "/run/pod-ipam", "ranges": [[{"subnet": "` + podCIDR + `"}]],
+    "type": "host-local", "dataDir": "/run/pod-ipam", "ranges": [[{"subnet": "` + podCIDROf(index) + `"}]],
     "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}]}`
+}
+
+// openNode opens a node's lab, with containerd in it.
+func (c *Cluster) openNode(ctx context.Context, index int) (_ *node, err error) {
+	n := &node{cluster: c, index: index}
+	n.lab, err = lab.Open(ctx, lab.Options{
+		Containerd: lab.V2, Cache: c.opts.Cache, BinDir: c.opts.BinDir,
+		DefaultHandler: c.opts.DefaultHandler,
+		Network:        podNetwork(index), Registry: registryAddr, SandboxImage: PauseImage,
+		Handlers: []lab.Handler{{
+			Name: Handler, RuntimeType: "io.containerd.katadirect.v2", Config: shimConfig(c.opts),
+		}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.nodes = append(c.nodes, n)
+	return n, nil
+}
 
 //go:embed kubelet.yaml
 var kubeletConfig string
 
-// prepareNode gives the node its address, and kubelet the folders whose paths are not for choosing.
-func (c *Cluster) prepareNode(ctx context.Context) error {
-	err := c.lab.InNetwork(func() error {
-		// A bridge of nothing: not every kernel has dummy interfaces.
-		link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "node0"}}
-		addr, err := netlink.ParseAddr(nodeIP + "/24")
-		if err != nil {
-			return err
-		}
-		_, services, err := net.ParseCIDR(serviceCIDR)
-		if err != nil {
-			return err
-		}
-		for _, step := range []func() error{
-			func() error { return netlink.LinkAdd(link) },
-			func() error { return netlink.AddrAdd(link, addr) },
-			func() error { return netlink.LinkSetUp(link) },
-			// kube-proxy gives what the node itself sends to a service another destination, but not before a route for
-			// the service's own address has been found.
-			func() error { return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Dst: services}) },
-		} {
-			if err := step(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+// prepare gives the node its address, and kubelet and the driver the folders whose paths are not for choosing.
+func (n *node) prepare(ctx context.Context) error {
+	if err := n.lab.InNetwork(n.makeLink); err != nil {
 		return fmt.Errorf("give the node an address: %w", err)
 	}
-	if _, err := c.lab.Run(ctx, lab.Command{Name: "sysctl", Path: "/bin/sh",
+	if _, err := n.lab.Run(ctx, lab.Command{Name: "sysctl", Path: "/bin/sh",
 		Args: []string{"-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"}}); err != nil {
 		return err
 	}
 	for from, to := range map[string]string{
-		c.kubeletDir():               "/var/lib/kubelet",
-		c.path("logs", "pods"):       "/var/log/pods",
-		c.path("logs", "containers"): "/var/log/containers",
+		n.kubeletDir():               "/var/lib/kubelet",
+		n.path("katadirect"):         "/var/lib/katadirect",
+		n.path("logs", "pods"):       "/var/log/pods",
+		n.path("logs", "containers"): "/var/log/containers",
 	} {
-		if err := c.bind(ctx, from, to); err != nil {
+		if err := n.bind(ctx, from, to); err != nil {
 			return err
 		}
 	}
-	return nil
+	return n.ownRun(ctx)
+}
+
+// ownRun gives the cluster a /run/katadirect of its own, with what was found out about this host in it: the lab shares
+// the host's, but the driver keeps there what is staged.
+func (n *node) ownRun(ctx context.Context) error {
+	_, err := n.lab.Run(ctx, lab.Command{Name: "sh", Path: "/bin/sh", Args: []string{"-euc",
+		`mkdir "$0"; find /run/katadirect -maxdepth 1 -type f ! -name "$1" -exec cp -p -t "$0" {} +; mount --bind "$0" /run/katadirect`,
+		n.path("run"), filepath.Base(settingsFile)}})
+	return err
 }
 
 // bind shows the folder from of the run at another place, inside the lab only.
-func (c *Cluster) bind(ctx context.Context, from, to string) error {
+func (n *node) bind(ctx context.Context, from, to string) error {
 	if err := os.MkdirAll(from, 0o755); err != nil {
 		return err
 	}
-	switch err := os.Mkdir(to, 0o755); {
-	case err == nil:
-		c.madeDirs = append(c.madeDirs, to)
-	case !errors.Is(err, os.ErrExist):
+	if err := os.Mkdir(to, 0o755); err != nil && !errors.Is(err, os.ErrExist) { // see sharedDirs
 		return err
 	}
-	_, err := c.lab.Run(ctx, lab.Command{Name: "mount", Path: "/bin/mount", Args: []string{"--bind", from, to}})
+	_, err := n.lab.Run(ctx, lab.Command{Name: "mount", Path: "/bin/mount", Args: []string{"--bind", from, to}})
 	return err
 }
 
 // kubeletDir is /var/lib/kubelet as it can be reached from everywhere.
-func (c *Cluster) kubeletDir() string { return c.path("kubelet") }
+func (n *node) kubeletDir() string { return n.path("kubelet") }
 
-// startNode starts kubelet and kube-proxy.
-func (c *Cluster) startNode(ctx context.Context) error {
-	config := c.path("kubelet.yaml")
-	cgroup := "/" + filepath.Base(c.lab.Dir)
+// start starts kubelet and kube-proxy.
+func (n *node) start(ctx context.Context) error {
+	c, config := n.cluster, n.path("kubelet.yaml")
+	cgroup := "/" + filepath.Base(n.lab.Dir)
 	if err := makeCgroup(cgroup); err != nil {
 		return err
 	}
 	err := writeTemplate(config, kubeletConfig, map[string]any{
-		"Socket": c.path("containerd.sock"), "Cgroup": cgroup, "CA": c.pki.path(caCert), "Dir": c.lab.Dir,
-		"DNS": dnsServiceIP, "Address": nodeIP,
+		"Socket": n.path("containerd.sock"), "Cgroup": cgroup, "CA": c.pki.path(caCert), "Dir": n.lab.Dir,
+		"DNS": dnsServiceIP, "Address": n.ip(),
 	})
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(c.path("resolv.conf"), []byte("nameserver "+dnsServiceIP+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(n.path("resolv.conf"), []byte("nameserver "+dnsServiceIP+"\n"), 0o644); err != nil {
 		return err
 	}
-	_, err = c.lab.Start(lab.Command{Name: "kubelet", Path: c.Program("kubelet"), Args: []string{
-		"--kubeconfig=" + c.pki.kubeconfig("kubelet"), "--config=" + config, "--root-dir=/var/lib/kubelet",
-		"--cert-dir=" + c.path("kubelet-pki"), "--hostname-override=" + nodeName, "--node-ip=" + nodeIP,
+	_, err = n.lab.Start(lab.Command{Name: "kubelet", Path: c.Program("kubelet"), Args: []string{
+		"--kubeconfig=" + c.pki.kubeconfig(kubeletIdentity(n.index)), "--config=" + config, "--root-dir=/var/lib/kubelet",
+		"--cert-dir=" + n.path("kubelet-pki"), "--hostname-override=" + n.name(), "--node-ip=" + n.ip(),
 	}})
 	if err != nil {
 		return err
 	}
-	_, err = c.lab.Start(lab.Command{Name: "kube-proxy", Path: c.Program("kube-proxy"), Args: []string{
-		"--kubeconfig=" + c.pki.kubeconfig("proxy"), "--hostname-override=" + nodeName, "--cluster-cidr=" + podCIDR,
-		"--proxy-mode=iptables", "--bind-address=" + nodeIP, "--healthz-bind-address=127.0.0.1:10256",
+	_, err = n.lab.Start(lab.Command{Name: "kube-proxy", Path: c.Program("kube-proxy"), Args: []string{
+		"--kubeconfig=" + c.pki.kubeconfig("proxy"), "--hostname-override=" + n.name(), "--cluster-cidr=" + podCIDR,
+		"--proxy-mode=iptables", "--bind-address=" + n.ip(), "--healthz-bind-address=127.0.0.1:10256",
 		// The limits are the kernel's, for every network.
 		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
 	}})
@@ -127,23 +159,21 @@ func (c *Cluster) startNode(ctx context.Context) error {
 // readyTimeout bounds the wait for a cluster that has been started, on a busy machine.
 const readyTimeout = 3 * time.Minute
 
-// waitReady returns when a pod can be scheduled.
-func (c *Cluster) waitReady(ctx context.Context) error {
+// waitReady returns when a pod can be scheduled to the node.
+func (c *Cluster) waitReady(ctx context.Context, n *node) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for _, wait := range [][]string{
-		{"wait", "--for=create", "node/" + nodeName},
-		{"wait", "--for=condition=Ready", "node/" + nodeName},
+		{"wait", "--for=create", "node/" + n.name()},
+		{"wait", "--for=condition=Ready", "node/" + n.name()},
 		{"wait", "--for=create", "serviceaccount/default"},
-		{"wait", "--for=create", "csinode/" + nodeName},
-		{"wait", "--for=jsonpath={.spec.drivers[0].name}=" + driverName, "csinode/" + nodeName},
 	} {
 		if out, err := c.Kubectl(ctx, append(wait, "--timeout="+readyTimeout.String())...); err != nil {
 			return fmt.Errorf("wait for the node: %w: %s\n%s", err, out, c.Tails("kubelet", "containerd"))
 		}
 	}
 	for {
-		taints, err := c.Kubectl(ctx, "get", "node", nodeName, "-o", "jsonpath={.spec.taints}")
+		taints, err := c.Kubectl(ctx, "get", "node", n.name(), "-o", "jsonpath={.spec.taints}")
 		if err == nil && taints == "" {
 			return nil
 		}
@@ -159,13 +189,13 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 const removeTimeout = 45 * time.Second
 
 // removePods takes every pod's machine and containers away while containerd can still do it.
-func (c *Cluster) removePods(ctx context.Context) error {
+func (n *node) removePods(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
-	if err := c.lab.StopProcess(ctx, "kubelet"); err != nil {
+	if err := n.lab.StopProcess(ctx, "kubelet"); err != nil {
 		return err
 	}
-	pods, err := c.lab.Pods(ctx)
+	pods, err := n.lab.Pods(ctx)
 	if err != nil {
 		return err
 	}
@@ -178,5 +208,11 @@ func (c *Cluster) removePods(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Find lists the processes of the cluster whose command line has all of the words in it.
-func (c *Cluster) Find(words ...string) ([]int, error) { return c.lab.Find(words...) }
+// label says of the node that the runtime is installed. It is in containerd's configuration from the beginning.
+func (n *node) label(ctx context.Context) error {
+	_, err := n.cluster.Kubectl(ctx, "label", "node", n.name(), "katadirect.io/runtime=true")
+	return err
+}
+
+// Find lists the processes of the first node, those in its containers too, whose command line has all of the words in it.
+func (c *Cluster) Find(words ...string) ([]int, error) { return c.lab.FindAll(words...) }

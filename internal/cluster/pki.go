@@ -29,18 +29,17 @@ const (
 	tokenFile     = "tokens.csv"
 )
 
-// driverIdentity is the CSI driver's.
-const driverIdentity = "csi-node"
-
 // identities are who may speak to the API: file name of the kubeconfig to user and groups.
 var identities = map[string][2]string{
 	"admin":              {"admin", "system:masters"},
 	"controller-manager": {"system:kube-controller-manager", ""},
 	"scheduler":          {"system:kube-scheduler", ""},
-	"kubelet":            {"system:node:" + nodeName, "system:nodes"},
 	"proxy":              {"system:kube-proxy", ""},
-	driverIdentity:       {driverIdentity, ""}, // with no more rights than objects.yaml gives it
+	kubeletIdentity(0):   {"system:node:" + nodeNameOf(0), "system:nodes"},
+	kubeletIdentity(1):   {"system:node:" + nodeNameOf(1), "system:nodes"},
 }
+
+func kubeletIdentity(index int) string { return "kubelet-" + nodeNameOf(index) }
 
 // pki is one authority, the certificates it has signed, the key of service accounts, and a token for each identity.
 type pki struct {
@@ -158,7 +157,7 @@ func (p *pki) makeTokens() error {
 	for identity, user := range identities {
 		p.tokens[identity] = rand.Text()
 		fmt.Fprintf(&lines, "%s,%s,%s,%q\n", p.tokens[identity], user[0], identity, user[1])
-		if err := p.writeKubeconfig(p.kubeconfig(identity), apiAddress, identity); err != nil {
+		if err := p.writeKubeconfig(p.kubeconfig(identity), apiInside, identity); err != nil {
 			return err
 		}
 	}

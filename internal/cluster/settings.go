@@ -33,8 +33,13 @@ type hostSettings struct {
 	file *os.File
 }
 
-// keepSettings remembers the host's settings, unless another cluster has already done so.
-func keepSettings(root, path string) (*hostSettings, error) {
+// sharedDirs are folders over which each cluster has its own. Those that are not there are made, and go with the last
+// cluster: to remove a folder takes what others have mounted on it away from them.
+var sharedDirs = []string{"/var/lib/kubelet", "/var/lib/katadirect", "/var/log/pods", "/var/log/containers"}
+
+// keepSettings remembers the host's settings, and which of the folders are not there, unless another cluster has already
+// done so.
+func keepSettings(root, path string, dirs ...string) (*hostSettings, error) {
 	s, alone, err := openSettings(root, path)
 	if err != nil || !alone {
 		return s, err
@@ -43,6 +48,11 @@ func keepSettings(root, path string) (*hostSettings, error) {
 	for _, name := range settingNames {
 		if value, err := os.ReadFile(filepath.Join(root, name)); err == nil {
 			was[name] = strings.TrimSpace(string(value))
+		}
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			was[dir] = ""
 		}
 	}
 	raw, err := json.Marshal(was)
@@ -116,6 +126,13 @@ func (s *hostSettings) putBack() error {
 		is, err := os.ReadFile(filepath.Join(s.root, name))
 		if value, ok := was[name]; ok && err == nil && strings.TrimSpace(string(is)) != value {
 			errs = append(errs, os.WriteFile(filepath.Join(s.root, name), []byte(value), 0o644))
+		}
+	}
+	for name := range was {
+		if filepath.IsAbs(name) {
+			if err := os.Remove(name); !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(append(errs, s.file.Truncate(0))...)

@@ -101,3 +101,30 @@ func TestSettingsOfAKilledClusterComeBackWithTheNext(t *testing.T) {
 		t.Errorf("after the next one: %s, %v", get(), err)
 	}
 }
+
+func TestFoldersThatWereNotThereGoWithTheLastCluster(t *testing.T) {
+	root, file, _, _ := sysctls(t)
+	there, missing := t.TempDir(), filepath.Join(t.TempDir(), "missing")
+	var open []*hostSettings
+	for range 2 {
+		s, err := keepSettings(root, file, there, missing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, s)
+		if err := os.MkdirAll(missing, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []bool{true, false} {
+		if err := open[i].restore(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(missing); (err == nil) != want {
+			t.Errorf("after the end of cluster %d: %v", i, err)
+		}
+	}
+	if _, err := os.Stat(there); err != nil {
+		t.Errorf("what was there is gone: %v", err)
+	}
+}

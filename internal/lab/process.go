@@ -29,10 +29,12 @@ type Command struct {
 // Process is a program that runs inside the lab.
 type Process struct {
 	name string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error // of Wait; valid when done is closed
+	// Command is what was started.
+	Command Command
+	log     string
+	cmd     *exec.Cmd
+	done    chan struct{}
+	err     error // of Wait; valid when done is closed
 }
 
 // stopTimeout is how long a program may take to end after SIGTERM.
@@ -54,7 +56,7 @@ func (l *Lab) Start(c Command) (*Process, error) {
 	if err := l.ns.start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
-	p := &Process{name: c.Name, log: logPath, cmd: cmd, done: make(chan struct{})}
+	p := &Process{name: c.Name, Command: c, log: logPath, cmd: cmd, done: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.done)
@@ -190,12 +192,20 @@ func commandLine(pid int) string {
 	return strings.TrimSpace(strings.ReplaceAll(string(raw), "\x00", " "))
 }
 
+// Process is the last program of that name that was started, or nil.
+func (l *Lab) Process(name string) *Process {
+	for _, p := range slices.Backward(l.processes) {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
 // StopProcess stops the program of that name, or does nothing if none was started.
 func (l *Lab) StopProcess(ctx context.Context, name string) error {
-	for _, p := range l.processes {
-		if p.name == name {
-			return p.Stop(ctx)
-		}
+	if p := l.Process(name); p != nil {
+		return p.Stop(ctx)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -204,34 +205,21 @@ func anyFSType(r *csi.ValidateVolumeCapabilitiesRequest) bool {
 	return r.GetParameters()[parameterFSType] != ""
 }
 
-// GetCapacity answers for volumes as the parameters and capabilities describe them; there is no room for those that
-// could not be made, nor on other nodes.
+// GetCapacity answers for volumes as the parameters and capabilities describe them; there is no room on other nodes.
+//
+// What CreateVolume would refuse for its words has as much room as if the words were not there. Neither an error nor 0
+// would do: with storage capacity tracked the scheduler sends no pod to where no capacity is known, and then nobody asks
+// for the volume, and nobody hears why it cannot be made.
 func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	params, err := parseParameters(r.GetParameters())
+	spec, err := c.capacityOf(r)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.modes.accept(params.mode); err != nil {
-		return nil, err
-	}
-	fsType := params.fsType
-	if len(r.GetVolumeCapabilities()) > 0 {
-		// What cannot be made is an error, not a capacity of 0: external-provisioner waits for capacity without a word,
-		// but goes on after an error, and then the claim has an event with the reason.
-		if _, fsType, err = parseClass(r.GetParameters(), r.GetVolumeCapabilities()); err != nil {
-			return nil, err
-		}
-	}
-	if fsType == "" {
-		fsType = defaultFSType
-	}
-	if err := params.checkFor(fsType); err != nil {
-		return nil, err
+		c.log.Debug("capacity of what would be refused", "reason", err)
+		spec = pool.Spec{FSType: defaultFSType}
 	}
 	if !c.topology.holds(r.GetAccessibleTopology()) {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	capacity, err := c.pool.Capacity(ctx, pool.Spec{FSType: fsType, Overcommit: params.overcommit})
+	capacity, err := c.pool.Capacity(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +228,25 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 		MaximumVolumeSize: wrapperspb.Int64(capacity.MaximumVolumeBytes),
 		MinimumVolumeSize: wrapperspb.Int64(capacity.MinimumVolumeBytes),
 	}, nil
+}
+
+// capacityOf is what the volumes are like that a question is about, or why they would be refused.
+func (c *controller) capacityOf(r *csi.GetCapacityRequest) (pool.Spec, error) {
+	params, err := parseParameters(r.GetParameters())
+	if err != nil {
+		return pool.Spec{}, err
+	}
+	if err := c.modes.accept(params.mode); err != nil {
+		return pool.Spec{}, err
+	}
+	fsType := params.fsType
+	if len(r.GetVolumeCapabilities()) > 0 {
+		if _, fsType, err = parseClass(r.GetParameters(), r.GetVolumeCapabilities()); err != nil {
+			return pool.Spec{}, err
+		}
+	}
+	fsType = cmp.Or(fsType, defaultFSType)
+	return pool.Spec{FSType: fsType, Overcommit: params.overcommit}, params.checkFor(fsType)
 }
 
 // ControllerExpandVolume changes nothing: the node that has the volume grows it in NodeExpandVolume. It may be asked

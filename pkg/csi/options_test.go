@@ -195,7 +195,7 @@ func TestTopologyDecidesWhereAVolumeIsMade(t *testing.T) {
 	}
 }
 
-func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
+func TestCapacityIsOfHereAndLeavesRefusalsToCreateVolume(t *testing.T) {
 	h := newHost(t)
 	elsewhere := &csi.Topology{Segments: map[string]string{TopologyKey: "node-2"}}
 	tests := map[string]struct {
@@ -208,6 +208,13 @@ func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
 		"xfs by cap": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("xfs"))}}, true, 300 << 20},
 		"btrfs":      {&csi.GetCapacityRequest{Parameters: map[string]string{parameterFSType: "btrfs"}}, true, 256 << 20},
 		"elsewhere":  {&csi.GetCapacityRequest{AccessibleTopology: elsewhere}, false, 0},
+		// CreateVolume says why not; without capacity no scheduler would let it come to that.
+		"a parameter that there is not":   {&csi.GetCapacityRequest{Parameters: map[string]string{"colour": "red"}}, true, 16 << 20},
+		"a file system that there is not": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("ext2"))}}, true, 16 << 20},
+		"an access that there is not": {&csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{
+			capability(withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)),
+		}}, true, 16 << 20},
+		"nowhere": {&csi.GetCapacityRequest{Parameters: map[string]string{"colour": "red"}, AccessibleTopology: elsewhere}, false, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -218,14 +225,6 @@ func TestCapacityIsForVolumesThatCanBeMadeHere(t *testing.T) {
 			}
 		})
 	}
-	_, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"colour": "red"}})
-	refused(t, err, codes.InvalidArgument, "colour")
-	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{capability(withFS("ext2"))}})
-	refused(t, err, codes.InvalidArgument, "ext2")
-	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{
-		capability(withMode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)),
-	}})
-	refused(t, err, codes.InvalidArgument, "MULTI_NODE_MULTI_WRITER")
 	before, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
 	must(t, err)
 	h.create("pvc")

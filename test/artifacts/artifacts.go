@@ -64,12 +64,9 @@ func build(dir string) error {
 	if err != nil {
 		return fmt.Errorf("find the module: %w", err)
 	}
-	for name, pkg := range programs {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), pkg)
-		cmd.Dir = strings.TrimSpace(string(module))
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if said, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", name, err, said)
+	for name := range programs {
+		if err := buildProgram(ctx, strings.TrimSpace(string(module)), dir, name, ""); err != nil {
+			return err
 		}
 	}
 	BinDir = dir
@@ -77,6 +74,32 @@ func build(dir string) error {
 		Output: filepath.Join(dir, "guest"), AgentPath: filepath.Join(dir, "agent"),
 	})
 	return err
+}
+
+func buildProgram(ctx context.Context, module, dir, name, linkerFlags string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w "+linkerFlags, "-o", filepath.Join(dir, name), programs[name])
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, said)
+	}
+	return nil
+}
+
+// Next puts programs into dir of which the driver calls itself another version.
+func Next(ctx context.Context, dir, version string) error {
+	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return fmt.Errorf("find the module: %w", err)
+	}
+	for name := range programs {
+		if name != "csi-node" {
+			if err := os.Symlink(filepath.Join(BinDir, name), filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return buildProgram(ctx, strings.TrimSpace(string(module)), dir, "csi-node", "-X github.com/katadirect/katadirect/internal/version.Version="+version)
 }
 
 // NodeOptions are for a node with this containerd.

@@ -86,7 +86,7 @@ func openCluster(t *testing.T) *cluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return clusters.Open(t, cluster.Options{DefaultHandler: *handler, Images: all}, "containerd", "kubelet")
+	return clusters.Open(t, cluster.Options{DefaultHandler: *handler, Images: all, WithoutDriver: true}, "containerd", "kubelet")
 }
 
 func programs(t *testing.T) string {

@@ -21,7 +21,7 @@ parameters: {` + parameters + `}
 // limitsOf is what the pool keeps of the limits of the one volume whose claim is bound.
 func (k *kube) limitsOf(claim string) string {
 	k.t.Helper()
-	text, err := os.ReadFile(filepath.Join(k.Dir(), "pool", k.handle(claim), "limits.json"))
+	text, err := os.ReadFile(filepath.Join(k.Pool(), k.handle(claim), "limits.json"))
 	if err != nil {
 		return err.Error()
 	}

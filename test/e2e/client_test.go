@@ -107,10 +107,10 @@ func jsonField(raw []byte, template string) (string, error) {
 	return out.String(), err
 }
 
-// events are the messages of all events of the thing, a line each.
+// events are reasons and messages of all events of the thing, a line each.
 func (k *kube) events(thing string) string {
 	k.t.Helper()
-	return k.field("event/?fieldSelector="+url.QueryEscape("involvedObject.name="+thing), `{range .items[*]}{.message}{"\n"}{end}`)
+	return k.field("event/?fieldSelector="+url.QueryEscape("involvedObject.name="+thing), `{range .items[*]}{.reason}: {.message}{"\n"}{end}`)
 }
 
 // handle is the driver's name for a claim's volume.

@@ -46,6 +46,12 @@ func (s *story) step(doing string) {
 	s.doing, s.since = doing, time.Now()
 }
 
+// done says what has been done since the last step.
+func (s *story) done(what string) {
+	s.say(time.Since(s.since), what)
+	s.since = time.Now()
+}
+
 func (s *story) endStep(how string) {
 	if s.doing != "" {
 		s.say(time.Since(s.since), s.doing+how)

@@ -17,6 +17,7 @@ type suite struct {
 	*cluster.Cluster
 	api     *api
 	journal *journal
+	accel   string // what machines run by: "kvm" or "tcg"
 }
 
 // kube is the cluster in the hands of one scenario.
@@ -88,11 +89,18 @@ func (k *kube) tryKubectl(args ...string) (string, error) {
 // apply makes what a manifest says.
 func (k *kube) apply(manifest string) {
 	k.t.Helper()
+	if _, err := k.tryApply(manifest); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *kube) tryApply(manifest string) (string, error) {
+	k.t.Helper()
 	file := filepath.Join(k.t.TempDir(), "manifest.yaml")
 	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
 		k.t.Fatal(err)
 	}
-	k.kubectl("apply", "-f", file)
+	return k.tryKubectl("apply", "-f", file)
 }
 
 // ready waits until the pods are, and says why they are not.
@@ -160,4 +168,12 @@ func (k *kube) event(thing string, words ...string) {
 		}
 		return said, true
 	})
+}
+
+// again makes everything of the driver's as it was installed.
+func (k *kube) again() {
+	k.t.Helper()
+	if err := k.ApplyDriver(context.WithoutCancel(k.t.Context())); err != nil {
+		k.t.Fatal(err)
+	}
 }

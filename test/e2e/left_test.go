@@ -46,7 +46,7 @@ func nothingIsLeft(_ *testing.T, k *kube) {
 }
 
 func (k *kube) inThePool() (string, error) {
-	entries, err := os.ReadDir(filepath.Join(k.Dir(), "pool"))
+	entries, err := os.ReadDir(filepath.Join(k.Pool()))
 	left := ""
 	for _, e := range entries {
 		if e.Name() != ".lock" {
@@ -56,12 +56,12 @@ func (k *kube) inThePool() (string, error) {
 	return left, err
 }
 
-// loopDevices are those over the images, and kubelet's over those.
+// loopDevices are those over the images, and kubelet's over those. From out here an image's path begins in the pool.
 func (k *kube) loopDevices() (string, error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	left := ""
 	for _, file := range files {
-		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), k.Dir()) {
+		if data, err := os.ReadFile(file); err == nil && (strings.HasPrefix(string(data), "/kd-") || strings.Contains(string(data), k.Dir()+"/kubelet")) {
 			left += file + ": " + string(data)
 		}
 	}
@@ -69,29 +69,46 @@ func (k *kube) loopDevices() (string, error) {
 }
 
 func (k *kube) volumeMounts() (string, error) {
-	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", k.InitPID()))
 	left := ""
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "volumeDevices") || strings.Contains(line, "kubernetes.io~csi") {
-			left += line
+	for _, node := range k.nodes() {
+		mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", k.Node(node).InitPID()))
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(string(mounts)) {
+			if strings.Contains(line, "volumeDevices") || strings.Contains(line, "kubernetes.io~csi") {
+				left += node + ": " + line
+			}
 		}
 	}
-	return left, err
+	return left, nil
 }
 
 // ofTheRuntime is what the driver and the shims keep below /run, and every QEMU.
 func (k *kube) ofTheRuntime() (string, error) {
 	left := ""
-	for _, dir := range []string{"kata-containers/shared/direct-volumes", "vc/sbs", "katadirect/csi/staged"} {
-		found, err := filepath.Glob(filepath.Join("/proc", fmt.Sprint(k.InitPID()), "root/run", dir, "*"))
+	for _, node := range k.nodes() {
+		lab := k.Node(node)
+		for _, dir := range []string{"kata-containers/shared/direct-volumes", "vc/sbs", "katadirect/csi/staged"} {
+			found, err := filepath.Glob(lab.Path(filepath.Join("/run", dir, "*")))
+			if err != nil {
+				return "", err
+			}
+			left += strings.Join(found, "\n")
+		}
+		machines, err := lab.Find("qemu-system")
 		if err != nil {
 			return "", err
 		}
-		left += strings.Join(found, "\n")
+		if len(machines) > 0 {
+			left += fmt.Sprint(node, ": machines with the process ids ", machines, "\n")
+		}
 	}
-	machines, err := k.Find("qemu-system")
-	if len(machines) > 0 {
-		left += fmt.Sprint("machines with the process ids ", machines)
-	}
-	return left, err
+	return left, nil
+}
+
+// nodes are the names of all nodes.
+func (k *kube) nodes() []string {
+	k.t.Helper()
+	return strings.Fields(k.field("node", "{.items[*].metadata.name}"))
 }

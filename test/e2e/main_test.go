@@ -7,14 +7,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/accel"
 	"github.com/katadirect/katadirect/internal/cluster"
 	"github.com/katadirect/katadirect/internal/cluster/images"
 	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/internal/postgresimage"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 	"github.com/katadirect/katadirect/test/artifacts"
 	"github.com/katadirect/katadirect/test/artifacts/clusters"
 )
 
-var output = flag.String("report", "", "where the JUnit report is written")
+var (
+	output = flag.String("report", "", "where the JUnit report is written")
+	bench  = flag.String("bench", "", "the file with figures of speed to which those measured here are added")
+)
 
 func TestMain(m *testing.M) { artifacts.Main(m) }
 
@@ -30,6 +36,18 @@ type scenario struct {
 // together are the scenarios that do not notice one another. Long ones come first, so that the last ones are short.
 var together = slices.Concat(
 	[]scenario{
+		{"postgres", "PostgreSQL under load grows three times, and its snapshot comes up clean", databaseUnderLoad},
+		{"walk", "from claim to data that outlives its pod, growing meanwhile", walkThrough},
+		{"restart", "a StatefulSet's rolling restart", rollingRestart},
+		{"orders", "claims, pods and classes deleted in awkward orders", awkwardOrders},
+		{"namespace", "a namespace deleted with everything in use", namespaceGoes},
+		{"smaller", "a volume never shrinks", neverSmaller},
+		{"bad-input", "what cannot be is told to people", badInput},
+		{"room", "what does not fit waits until it does", roomIsTracked},
+		{"groups", "volumes belong to their pods' groups", groupsOfVolumes},
+		{"tools", "kubectl exec, logs, attach, port-forward and cp", kubectlsTools},
+		{"ephemeral", "a claim that comes and goes with its pod", ephemeralVolume},
+		{"subpath", "folders of a volume", subPaths},
 		{"raw-block", "a raw block volume in a machine", rawBlockInAMachine},
 		{"raw-read-only", "a raw block volume that is read-only", readOnlyRawBlock},
 		{"raw-one-pod", "a raw block volume is one pod's", rawBlockIsOnePods},
@@ -48,6 +66,13 @@ var together = slices.Concat(
 // alone are those that take something away from everybody.
 var alone = []scenario{
 	{"blind", "what cannot be looked up is not given", lookUpThatFails},
+	{"missing", "the driver is not running", driverIsMissing},
+	{"full", "the disk is full", diskIsFull},
+	{"speed", "how long pods take to start", startingPods},
+	{"ten", "ten pods with a claim each, at once", tenAtOnce},
+	{"restarts", "driver, kubelet, containerd and API server start again under a running pod", restartsUnderAPod},
+	{"reboot", "the node reboots", nodeReboots},
+	{"nodes", "two nodes: a volume is used where it is", twoNodes},
 }
 
 func TestVolumesOfRealPods(t *testing.T) {
@@ -79,7 +104,15 @@ func openSuite(t *testing.T) *suite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &suite{journal: newJournal(os.Stdout)}
+	if small[postgresimage.Name], err = postgresimage.Build(t.Context(), "", nil); err != nil {
+		t.Fatal(err)
+	}
+	guest := qemu.Config{Kernel: artifacts.Image.Kernel, Initrd: artifacts.Image.Initrd}
+	by, err := accel.Detect(t.Context(), qemu.KVMTrial(guest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &suite{journal: newJournal(os.Stdout), accel: string(by.Accel)}
 	t.Cleanup(func() {
 		if err := s.journal.write(*output); err != nil {
 			t.Error(err)
@@ -87,7 +120,7 @@ func openSuite(t *testing.T) *suite {
 	})
 	up := s.journal.begin("cluster", "the cluster comes up, and goes without a trace")
 	t.Cleanup(func() { up.end(t.Failed()) })
-	s.Cluster = clusters.Open(t, cluster.Options{Images: small, Progress: up.step}, "containerd", "kubelet", "csi-node")
+	s.Cluster = clusters.Open(t, cluster.Options{Images: small, Progress: up.done}, "containerd", "kubelet", "csi-node")
 	up.step("the scenarios")
 	t.Cleanup(func() { up.step("the end of the cluster") })
 	if s.api, err = newAPI(s.Kubeconfig()); err != nil {

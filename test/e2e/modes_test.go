@@ -44,7 +44,12 @@ spec:
 // mountOf is the source and type of what the pod has at /data.
 func (k *kube) mountOf(pod string) string {
 	k.t.Helper()
-	return k.exec(pod, `awk '$2 == "/data" {print $1, $3}' /proc/mounts`)
+	for line := range strings.Lines(k.kubectl("exec", pod, "--", "cat", "/proc/mounts")) {
+		if words := strings.Fields(line); len(words) > 2 && words[1] == "/data" {
+			return words[0] + " " + words[2]
+		}
+	}
+	return ""
 }
 
 const claimsMode = "katadirect.io/mode: "
@@ -126,28 +131,18 @@ handler: katadirect
 		"runtimeclass/shared")
 }
 
-// driversRights are as the cluster has given them to the driver.
-const driversRights = `
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: katadirect-csi-node}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: katadirect-csi-node}
-subjects:
-- {apiGroup: rbac.authorization.k8s.io, kind: User, name: csi-node}
----`
-
 // The driver loses its rights, and with them the answer.
 func lookUpThatFails(t *testing.T, k *kube) {
 	k.step("the driver loses its rights")
-	k.remove("clusterrolebinding/katadirect-csi-node")
-	defer k.apply(driversRights) // the other scenarios need them
+	k.remove("clusterrolebinding/katadirect-driver")
+	defer k.again() // the other scenarios need them
 	k.apply(modeClaim("blind", "katadirect-auto", "") + dataPod("blind", "blind", "runc"))
 	k.event("blind", "ClusterRole", "docs/modes.md", "forbidden")
 	if phase := k.field("pod/blind", "{.status.phase}"); phase != "Pending" {
 		t.Errorf("the pod is %s", phase)
 	}
 	k.step("and has them again")
-	k.apply(driversRights)
+	k.again()
 	k.ready("blind")
 	if got := k.mountOf("blind"); !strings.HasPrefix(got, "/dev/loop") {
 		t.Errorf("it has %q", got)

@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// addedByClaim is how much longer a pod may take to run for having a claim.
+const addedByClaim = 1500 * time.Millisecond
+
+// startingPods measures from kubectl apply to running: a pod in a machine with a claim, the same without, and that under
+// runc. They take turns, so that all see the same noise.
+func startingPods(t *testing.T, k *kube) {
+	const turns = 3
+	k.step("pods start in turn: with a claim, without, and under runc")
+	plain := func(name, class string) string {
+		return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  runtimeClassName: %s
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: shell, image: "busybox:1", command: [sleep, "100000"]}
+---`, name, class)
+	}
+	took := map[string][]float64{}
+	for turn := range turns {
+		for kind, manifest := range map[string]string{
+			"claim": claim("claim", "64Mi", "ReadWriteOncePod") + machinePod("claim", "claim"),
+			"kata":  plain("kata", "kata"), "runc": plain("runc", "runc"),
+		} {
+			start := time.Now()
+			k.apply(manifest)
+			k.running(kind)
+			took[kind] = append(took[kind], time.Since(start).Seconds())
+			k.remove("pod/" + kind)
+			if kind == "claim" {
+				k.remove("pvc/claim")
+			}
+		}
+		k.step(fmt.Sprintf("turn %d: with a claim %.2f s, without %.2f s, under runc %.2f s", turn+1, took["claim"][turn], took["kata"][turn], took["runc"][turn]))
+	}
+	with, without, runc := median(took["claim"]), median(took["kata"]), median(took["runc"])
+	k.figures(
+		figure{Name: "pod-with-claim", What: "kubectl apply of claim and pod to running, beside the same pod without the claim", Value: with, Unit: "s",
+			Floor: without, Target: "at most 1.5 s longer", Met: with <= without+addedByClaim.Seconds(), Runs: turns},
+		figure{Name: "pod-beside-runc", What: "kubectl apply of a pod in a machine to running, beside the same pod under runc", Value: without, Unit: "s",
+			Floor: runc, Target: "none", Met: true, Runs: turns},
+	)
+	// On a host that does much else the pods' own start varies by more than this: so much is allowed besides.
+	if limit := without + max(addedByClaim.Seconds(), without); with > limit {
+		t.Errorf("a claim makes a pod start in %.2f s, which without it takes %.2f s", with, without)
+	}
+}
+
+// running waits for the pod's container, looking closely.
+func (k *kube) running(pod string) {
+	k.t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if k.field("pod/"+pod, "{.status.phase}") == "Running" {
+			return
+		}
+	}
+	k.t.Fatalf("pod %s does not run: %s", pod, k.events(pod))
+}
+
+// tenAtOnce are ten pods with a claim each.
+func tenAtOnce(t *testing.T, k *kube) {
+	const pods = 10
+	k.step("ten claims and ten pods in machines, at once")
+	var all strings.Builder
+	var names []string
+	for i := range pods {
+		name := fmt.Sprintf("many-%d", i)
+		names = append(names, name)
+		all.WriteString(claim(name, "64Mi", "ReadWriteOncePod") + machinePod(name, name))
+	}
+	start := time.Now()
+	k.apply(all.String())
+	k.ready(names...)
+	took := time.Since(start).Seconds()
+
+	k.step("how much memory it takes")
+	control, driver := k.memoryMiB("kube-apiserver", "kube-controller-manager", "kube-scheduler", "/server --data-dir", "snapshot-controller"), k.memoryMiB("csi-node --endpoint")
+	k.step(fmt.Sprintf("ten pods took %.1f s; control plane %.0f MiB, driver %.0f MiB", took, control, driver))
+	k.figures(
+		figure{Name: "ten-pods", What: "kubectl apply of ten claims and pods in machines to the last one ready", Value: took, Unit: "s", Target: "none", Met: true, Runs: 1},
+		figure{Name: "ten-pods-control-plane", What: "memory of the control plane with ten pods", Value: control, Unit: "MiB", Target: "none", Met: true, Runs: 1},
+		figure{Name: "ten-pods-driver", What: "memory of the driver with ten volumes in use", Value: driver, Unit: "MiB", Target: "none", Met: true, Runs: 1},
+	)
+	if driver == 0 || control == 0 {
+		t.Error("no memory: the processes were not found")
+	}
+}
+
+// memoryMiB is the resident memory of the processes whose command lines have one of the words in them.
+func (k *kube) memoryMiB(words ...string) float64 {
+	k.t.Helper()
+	var kib float64
+	for _, word := range words {
+		pids, err := k.Find(word)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		for _, pid := range pids {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			for line := range strings.Lines(string(status)) {
+				var resident float64
+				if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &resident); n == 1 {
+					kib += resident
+				}
+			}
+		}
+	}
+	return kib / 1024
+}
+
+func median(all []float64) float64 {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
+// figure is one figure as test/bench writes it.
+type figure struct {
+	Name   string  `json:"name"`
+	What   string  `json:"what"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	Floor  float64 `json:"floor"`
+	Ratio  float64 `json:"ratio"`
+	Target string  `json:"target"`
+	Met    bool    `json:"met"`
+	Runs   int     `json:"runs"`
+	Accel  string  `json:"accel"`
+}
+
+// figures puts figures among those of the bench, in place of earlier ones of their names.
+func (k *kube) figures(new ...figure) {
+	k.t.Helper()
+	if *bench == "" {
+		return
+	}
+	var report struct {
+		Figures []json.RawMessage `json:"figures"`
+	}
+	raw, err := os.ReadFile(*bench)
+	if err == nil {
+		err = json.Unmarshal(raw, &report)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		k.t.Fatalf("%s: %v", *bench, err)
+	}
+	for _, f := range new {
+		if f.Floor > 0 {
+			f.Ratio = f.Value / f.Floor
+		}
+		f.Accel = k.accel
+		report.Figures = slices.DeleteFunc(report.Figures, func(old json.RawMessage) bool {
+			var named figure
+			return json.Unmarshal(old, &named) == nil && named.Name == f.Name
+		})
+		one, err := json.Marshal(f)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		report.Figures = append(report.Figures, one)
+	}
+	raw, err = json.MarshalIndent(report, "", "  ")
+	if err == nil {
+		err = errors.Join(os.MkdirAll(filepath.Dir(*bench), 0o755), os.WriteFile(*bench, append(raw, '\n'), 0o644))
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
