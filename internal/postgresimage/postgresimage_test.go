@@ -35,6 +35,9 @@ func TestTheServerRunsInTheImageAndKeepsItsData(t *testing.T) {
 		}
 	}
 	serve("CREATE TABLE t AS SELECT now() AT TIME ZONE 'Europe/Berlin', 'ü' AS u; SELECT u FROM t", "ü")
+	if err := os.Chmod(filepath.Join(root, "data/pgdata"), 0o770|os.ModeSetgid); err != nil { // as fsGroup does
+		t.Fatal(err)
+	}
 	serve("SELECT count(*) FROM t", "1")
 	if _, err := os.Stat(filepath.Join(root, "data/pgdata.new")); !os.IsNotExist(err) {
 		t.Errorf("what was to become the database is left: %v", err)

@@ -9,4 +9,6 @@ if [ ! -d "$PGDATA" ]; then
 	echo "host all all all scram-sha-256" >>"$PGDATA.new/pg_hba.conf"
 	mv "$PGDATA.new" "$PGDATA"
 fi
+# fsGroup lets the group into every folder, at each start of a pod; the server refuses a database that others can reach.
+chmod 0700 "$PGDATA"
 exec postgres -D "$PGDATA" -c listen_addresses='*' "$@"
