@@ -36,10 +36,10 @@ func (n *node) locked(ctx context.Context, work func() error) error {
 	if n.DryRun {
 		return work()
 	}
-	if err := n.root.MkdirAll(n.Prefix, 0o755); err != nil {
+	if err := n.root.MkdirAll(path.Dir(lockFile), 0o755); err != nil {
 		return err
 	}
-	lock, err := n.root.Lock(ctx, n.lock())
+	lock, err := n.root.Lock(ctx, lockFile)
 	if err != nil {
 		return fmt.Errorf("wait for another installer on this node: %w", err)
 	}
@@ -103,7 +103,7 @@ func (n *node) install(ctx context.Context, r *Report) error {
 	if err := n.reconfigure(ctx, r, edits, true, n.needsRestart(running, askErr)); err != nil {
 		return err
 	}
-	if err := n.perform(ctx, r, n.labelChange(ctx, p.key)...); err != nil {
+	if err := n.label(ctx, r, p.key); err != nil {
 		return err
 	}
 	return n.prune(ctx, r, p.key)
@@ -160,12 +160,19 @@ func (n *node) planToolLink(r *Report) []Change {
 	}}}
 }
 
-func (n *node) labelChange(ctx context.Context, key string) []Change {
+// label tells Kubernetes that pods may come, unless it knows.
+func (n *node) label(ctx context.Context, r *Report, key string) error {
 	if n.Node == nil {
 		return nil
 	}
-	return []Change{{Action: "label", Path: n.Node.Name, Detail: kubenode.Label + "=true, " + kubenode.VersionAnnotation + "=" + key,
-		do: func(context.Context) error { return n.Node.SetReady(ctx, key) }}}
+	says, err := n.Node.Says(ctx)
+	if err != nil || says.Ready(key) {
+		return err
+	}
+	return n.perform(ctx, r, Change{
+		Action: "label", Path: n.Node.Name, Detail: kubenode.Label + "=true, " + kubenode.VersionAnnotation + "=" + key,
+		do: func(ctx context.Context) error { return n.Node.SetReady(ctx, key) },
+	})
 }
 
 // prune removes versions that are neither new, nor the way back, nor needed by a pod.
@@ -208,6 +215,8 @@ func tell(ctx context.Context, o Options, err error) error {
 	}
 	reason := kubenode.Failed
 	switch {
+	case errors.Is(err, ErrInUse):
+		reason = kubenode.Waiting
 	case errors.Is(err, ErrRefused):
 		reason = kubenode.Refused
 	case errors.Is(err, ErrTakenBack):

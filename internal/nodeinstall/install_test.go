@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/katadirect/katadirect/internal/nodeinstall"
 )
@@ -17,7 +18,10 @@ const (
 	dropIn = "etc/containerd/conf.d/50-katadirect.toml"
 )
 
-func dryRun(o *nodeinstall.Options)     { o.DryRun = true }
+func dryRun(o *nodeinstall.Options) { o.DryRun = true }
+
+// impatient waits no longer than it takes to see that the runtime is down.
+func impatient(o *nodeinstall.Options)  { o.WaitTimeout = 3 * time.Second }
 func leaveInUse(o *nodeinstall.Options) { o.LeaveInUse = true }
 func version(v string) func(*nodeinstall.Options) {
 	return func(o *nodeinstall.Options) { o.Version = v }
@@ -222,7 +226,7 @@ func TestARuntimeThatDoesNotComeUpGetsItsOldConfigurationBack(t *testing.T) {
 	for _, config := range []string{config2, config3, ""} {
 		w := newWorld(t, config)
 		w.runtime.breaks = "katadirect"
-		_, err := w.install(t)
+		_, err := w.install(t, impatient)
 		if !errors.Is(err, nodeinstall.ErrTakenBack) {
 			t.Fatal(err)
 		}
@@ -303,17 +307,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 			if err == nil || r.Error == "" {
 				t.Fatalf("installed: %+v", r)
 			}
-			after := w.tree(t)
-			for place := range after { // the lock's folder may have been made
-				if _, was := before[place]; !was && place != "/opt" && place != "/opt/katadirect" && place != "/opt/katadirect/lock" {
-					t.Errorf("%s has come", place)
-				}
-			}
-			for place, what := range before {
-				if after[place] != what {
-					t.Errorf("%s has changed", place)
-				}
-			}
+			w.isAsBefore(t, before)
 			if w.runtime.restarts() != 0 {
 				t.Error("the runtime was restarted")
 			}
@@ -330,7 +324,7 @@ func TestAConfigurationThatIsALinkStaysOne(t *testing.T) {
 	}
 	before := w.tree(t)
 	// The stand-in does not follow the host's links, so it never sees the handler; that is not what is tried here.
-	if _, err := w.install(t); !errors.Is(err, nodeinstall.ErrTakenBack) {
+	if _, err := w.install(t, impatient); !errors.Is(err, nodeinstall.ErrTakenBack) {
 		t.Fatal(err)
 	}
 	if target, err := os.Readlink(filepath.Join(w.host, mainFile)); err != nil || target != "/data/real.toml" {
@@ -365,5 +359,24 @@ func TestTheAdministratorsSettingsStay(t *testing.T) {
 	}
 	if w.read(t, "etc/katadirect/config.d/10-memory.toml") == "" {
 		t.Error("gone")
+	}
+}
+
+func TestTwoInstallersTakeTurns(t *testing.T) {
+	w := newWorld(t, config3)
+	results := make(chan error, 4)
+	for range cap(results) {
+		go func() {
+			_, err := nodeinstall.Install(t.Context(), w.options())
+			results <- err
+		}()
+	}
+	for range cap(results) {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if w.runtime.restarts() != 1 || !w.runtime.has("katadirect") {
+		t.Errorf("%d restarts", w.runtime.restarts())
 	}
 }

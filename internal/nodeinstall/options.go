@@ -97,7 +97,9 @@ func (o Options) previous() string          { return path.Join(o.Prefix, "previo
 func (o Options) versions() string          { return path.Join(o.Prefix, "versions") }
 func (o Options) version(key string) string { return path.Join(o.versions(), key) }
 func (o Options) restartPending() string    { return path.Join(o.Prefix, "restart-pending") }
-func (o Options) lock() string              { return path.Join(o.Prefix, "lock") }
+
+// lockFile is held by whoever changes the node. It goes with the host's next boot.
+const lockFile = "/run/katadirect/install.lock"
 
 // node is one host at work.
 type node struct {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/katadirect/katadirect/internal/nodeinstall/hostfs"
+	"github.com/katadirect/katadirect/internal/nodeinstall/kubenode"
 )
 
 // Uninstall takes everything back that Install has done. While pods run it refuses with ErrInUse: with LeaveInUse it
@@ -16,12 +17,12 @@ func Uninstall(ctx context.Context, o Options) (Report, error) {
 	r := Report{Operation: "uninstall", DryRun: o.DryRun, Handler: o.Handler, Changes: []Change{}}
 	n, done, err := open(ctx, o)
 	if err != nil {
-		return r.failed(err), err
+		return r.failed(err), tell(ctx, o, err)
 	}
 	defer done()
 	r.Handler = n.Handler
 	if err := n.locked(ctx, func() error { return n.uninstall(ctx, &r) }); err != nil {
-		return r.failed(err), err
+		return r.failed(err), tell(ctx, n.Options, err)
 	}
 	return r, nil
 }
@@ -42,11 +43,9 @@ func (n *node) uninstall(ctx context.Context, r *Report) error {
 		return err
 	}
 	// No pods come any more, then the runtime forgets the handler, then the files go.
-	if n.Node != nil {
-		leave := Change{Action: "unlabel", Path: n.Node.Name, do: n.Node.Leave}
-		if err := n.perform(ctx, r, leave); err != nil {
-			return err
-		}
+	says, err := n.unlabel(ctx, r)
+	if err != nil {
+		return err
 	}
 	if inUse != nil {
 		return errors.Join(inUse, n.leave(ctx, r, versions))
@@ -59,10 +58,22 @@ func (n *node) uninstall(ctx context.Context, r *Report) error {
 	if err := n.removeFiles(ctx, r); err != nil {
 		return err
 	}
-	if n.Node != nil {
+	if says.Condition != nil {
 		return n.perform(ctx, r, Change{Action: "forget", Path: n.Node.Name, Detail: "the node's condition", do: n.Node.SetGone})
 	}
 	return nil
+}
+
+// unlabel sees to it that no more pods come, and returns what Kubernetes knew.
+func (n *node) unlabel(ctx context.Context, r *Report) (kubenode.Says, error) {
+	if n.Node == nil {
+		return kubenode.Says{}, nil
+	}
+	says, err := n.Node.Says(ctx)
+	if err == nil && (says.Labelled || says.Version != "") {
+		err = n.perform(ctx, r, Change{Action: "unlabel", Path: n.Node.Name, do: n.Node.Leave})
+	}
+	return says, err
 }
 
 func (n *node) checkUnused(versions []Version) error {
@@ -166,11 +177,6 @@ func (n *node) planFolders() []Change {
 func (n *node) removeIfEmpty(place string) error {
 	if err := n.root.RemoveTemporary(place); err != nil {
 		return err
-	}
-	if place == n.Prefix {
-		if err := n.root.Remove(n.lock()); err != nil {
-			return err
-		}
 	}
 	if err := n.root.Remove(place); err != nil && !errors.Is(err, hostfs.ErrNotEmpty) {
 		return err

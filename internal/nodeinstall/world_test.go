@@ -86,7 +86,7 @@ func (w *world) read(t *testing.T, name string) string {
 func (w *world) options() nodeinstall.Options {
 	return nodeinstall.Options{
 		HostRoot: w.host, BinDir: w.payload, GuestDir: filepath.Join(w.payload, "guest"), Version: "v1",
-		ProcDir: "/proc", WaitTimeout: 2 * time.Second, Restart: request{w.host},
+		ProcDir: "/proc", WaitTimeout: time.Minute, Restart: request{w.host},
 	}
 }
 
@@ -122,8 +122,10 @@ func (w *world) tree(t *testing.T) map[string]string {
 		}
 		name, what := strings.TrimPrefix(place, w.host), info.Mode().String()
 		switch {
-		case name == "/"+socket || name == "/"+counter:
+		case name == "/"+socket || name == "/"+counter || strings.HasPrefix(name, "/run/katadirect"):
 			return nil
+		case w.runtime.made != nil && name == w.runtime.config:
+			return nil // the runtime's own work
 		case info.Mode().IsRegular():
 			text, err := os.ReadFile(place)
 			if err != nil {
@@ -182,6 +184,10 @@ type standIn struct {
 	seen     string // the counter when the configuration was last read
 	handlers map[string]string
 	version  string
+	// config is its configuration; made, if not nil, makes that anew at each start. silent leaves the handlers unsaid.
+	config string
+	made   func() string
+	silent bool
 	// breaks makes it stay down with a configuration that has this in it.
 	breaks string
 	down   bool
@@ -197,7 +203,7 @@ func newStandIn(t *testing.T, host string) *standIn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &standIn{host: host, version: "v2.2.9"}
+	s := &standIn{host: host, version: "v2.2.9", config: "/" + mainFile}
 	s.load()
 	server := grpc.NewServer()
 	cri.RegisterRuntimeServiceServer(server, s)
@@ -209,13 +215,18 @@ func newStandIn(t *testing.T, host string) *standIn {
 // load reads the configuration as containerd does: the file, then what it imports.
 func (s *standIn) load() {
 	s.handlers, s.down = map[string]string{"runc": ""}, false
-	pending := []string{"/" + mainFile}
+	if s.made != nil {
+		if err := os.WriteFile(filepath.Join(s.host, s.config), []byte(s.made()), 0o600); err != nil {
+			panic(err)
+		}
+	}
+	pending := []string{s.config}
 	for len(pending) > 0 {
 		name := pending[0]
 		pending = pending[1:]
 		text, err := os.ReadFile(filepath.Join(s.host, name))
 		if err != nil {
-			s.down = s.down || name != "/"+mainFile
+			s.down = s.down || name != s.config
 			continue
 		}
 		var settings struct {
@@ -283,6 +294,10 @@ func (s *standIn) Status(context.Context, *cri.StatusRequest) (*cri.StatusRespon
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ready := &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: cri.RuntimeReady, Status: true}}}
+	if s.silent {
+		return &cri.StatusResponse{Status: ready}, nil
+	}
 	runtimes := map[string]any{}
 	for name, shim := range s.handlers {
 		runtimes[name] = map[string]any{"runtimeType": "x", "runtimePath": shim}
@@ -292,7 +307,7 @@ func (s *standIn) Status(context.Context, *cri.StatusRequest) (*cri.StatusRespon
 		return nil, fmt.Errorf("stand-in: %w", err)
 	}
 	return &cri.StatusResponse{
-		Status: &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: cri.RuntimeReady, Status: true}}},
+		Status: ready,
 		Info:   map[string]string{"config": string(config)},
 	}, nil
 }

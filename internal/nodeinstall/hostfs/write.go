@@ -223,11 +223,12 @@ func (r *Root) sync(hostPath string) error {
 // ErrNotEmpty is returned by Remove for a folder with something in it.
 var ErrNotEmpty = unix.ENOTEMPTY
 
-// Lock locks a file, which it makes, until the returned one is closed. It waits for whoever has it.
+// Lock locks a file, which it makes and which nobody may remove, until the returned one is closed. It waits for whoever
+// has it.
 func (r *Root) Lock(ctx context.Context, hostPath string) (*os.File, error) {
 	for {
 		f, err := r.tryLock(hostPath)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, errRemoved) {
+		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return f, err
 		}
 		select {
@@ -237,8 +238,6 @@ func (r *Root) Lock(ctx context.Context, hostPath string) (*os.File, error) {
 		}
 	}
 }
-
-var errRemoved = errors.New("the locked file was removed")
 
 func (r *Root) tryLock(hostPath string) (*os.File, error) {
 	dir, name, err := r.parent(hostPath)
@@ -251,16 +250,7 @@ func (r *Root) tryLock(hostPath string) (*os.File, error) {
 		return nil, &fs.PathError{Op: "lock", Path: hostPath, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), hostPath)
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		// An uninstall may have removed the file meanwhile; nobody would find the lock on that one.
-		var mine, there unix.Stat_t
-		err = unix.Fstat(fd, &mine)
-		if statErr := unix.Fstatat(int(dir.Fd()), name, &there, unix.AT_SYMLINK_NOFOLLOW); err == nil && (statErr != nil || mine.Ino != there.Ino) {
-			err = errRemoved
-		}
-	}
-	if err != nil {
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		return nil, err
 	}

@@ -36,6 +36,7 @@ const (
 	Failed      = "RuntimeInstallFailed"
 	Refused     = "RuntimeInstallRefused"
 	TakenBack   = "RuntimeChangeTakenBack"
+	Waiting     = "RuntimeUninstallWaits"
 	Uninstalled = "RuntimeUninstalled"
 )
 
@@ -98,13 +99,32 @@ func (n *Node) Runtime(ctx context.Context) (string, error) {
 	return node.Status.NodeInfo.ContainerRuntimeVersion, nil
 }
 
-// Labelled reports whether the node has the label.
-func (n *Node) Labelled(ctx context.Context) (bool, error) {
+// Says is what Kubernetes has been told of the node.
+type Says struct {
+	Labelled bool
+	Version  string
+	// Condition is nil if there is none.
+	Condition *corev1.NodeCondition
+}
+
+// Ready reports whether it was told that this version is installed.
+func (s Says) Ready(runtimeVersion string) bool {
+	return s.Labelled && s.Version == runtimeVersion && s.Condition != nil && s.Condition.Status == corev1.ConditionTrue
+}
+
+// Says asks what Kubernetes has been told.
+func (n *Node) Says(ctx context.Context) (Says, error) {
 	node, err := n.get(ctx)
 	if err != nil {
-		return false, err
+		return Says{}, err
 	}
-	return node.Labels[Label] == "true", nil
+	says := Says{Labelled: node.Labels[Label] == "true", Version: node.Annotations[VersionAnnotation]}
+	for _, c := range node.Status.Conditions {
+		if c.Type == Condition {
+			says.Condition = &c
+		}
+	}
+	return says, nil
 }
 
 func (n *Node) get(ctx context.Context) (*corev1.Node, error) {
@@ -123,15 +143,23 @@ func (n *Node) SetReady(ctx context.Context, runtimeVersion string) error {
 	return n.condition(ctx, corev1.ConditionTrue, Installed, "katadirect "+runtimeVersion+" is installed")
 }
 
-// SetFailed says what is wrong. A node that had the runtime keeps the label if it still has it.
+// SetFailed says what is wrong. A node that had the runtime keeps the label if it still has it. The same failure again
+// makes no event.
 func (n *Node) SetFailed(ctx context.Context, reason, message string, hasRuntime bool) error {
 	if !hasRuntime {
 		if err := n.label(ctx, nil, nil); err != nil {
 			return err
 		}
 	}
+	before, err := n.Says(ctx)
+	if err != nil {
+		return err
+	}
 	if err := n.condition(ctx, corev1.ConditionFalse, reason, message); err != nil {
 		return err
+	}
+	if c := before.Condition; c != nil && c.Status == corev1.ConditionFalse && c.Reason == reason && c.Message == cut(message) {
+		return nil
 	}
 	return n.event(ctx, corev1.EventTypeWarning, reason, message)
 }
@@ -159,7 +187,7 @@ func (n *Node) label(ctx context.Context, label, runtimeVersion any) error {
 }
 
 func (n *Node) condition(ctx context.Context, status corev1.ConditionStatus, reason, message string) error {
-	node, err := n.get(ctx)
+	before, err := n.Says(ctx)
 	if err != nil {
 		return err
 	}
@@ -168,10 +196,8 @@ func (n *Node) condition(ctx context.Context, status corev1.ConditionStatus, rea
 		Type: Condition, Status: status, Reason: reason, Message: cut(message),
 		LastHeartbeatTime: now, LastTransitionTime: now,
 	}
-	for _, old := range node.Status.Conditions {
-		if old.Type == Condition && old.Status == status {
-			condition.LastTransitionTime = old.LastTransitionTime
-		}
+	if old := before.Condition; old != nil && old.Status == status {
+		condition.LastTransitionTime = old.LastTransitionTime
 	}
 	// Merged by the type: kubelet's own conditions stay.
 	patch := map[string]any{"status": map[string]any{"conditions": []any{condition}}}

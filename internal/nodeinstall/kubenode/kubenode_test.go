@@ -21,6 +21,8 @@ type answers struct {
 	mu    sync.Mutex
 	asked []string
 	fail  string
+	// condition is the node's.
+	condition map[string]any
 }
 
 func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -39,17 +41,17 @@ func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"kind": "Node", "apiVersion": "v1",
-		"metadata": map[string]any{"name": "n1", "labels": map[string]any{kubenode.Label: "true"}},
+		"metadata": map[string]any{"name": "n1", "labels": map[string]any{kubenode.Label: "true"}, "annotations": map[string]any{kubenode.VersionAnnotation: "v1"}},
 		"status": map[string]any{
 			"nodeInfo":   map[string]any{"containerRuntimeVersion": "containerd://2.2.9"},
-			"conditions": []any{map[string]any{"type": kubenode.Condition, "status": "True", "lastTransitionTime": "2020-01-02T03:04:05Z"}},
+			"conditions": []any{a.condition},
 		},
 	})
 }
 
 func newNode(t *testing.T) (*answers, *kubenode.Node) {
 	t.Helper()
-	a := &answers{}
+	a := &answers{condition: map[string]any{"type": kubenode.Condition, "status": "True", "lastTransitionTime": "2020-01-02T03:04:05Z"}}
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
 	node, err := kubenode.New("n1", &rest.Config{Host: server.URL})
@@ -95,6 +97,35 @@ func TestWhatKubernetesIsTold(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTheSameFailureAgainMakesNoEvent(t *testing.T) {
+	a, node := newNode(t)
+	a.condition = map[string]any{"type": kubenode.Condition, "status": "False", "reason": kubenode.Failed, "message": "no"}
+	if err := node.SetFailed(t.Context(), kubenode.Failed, "no", true); err != nil {
+		t.Fatal(err)
+	}
+	if len(a.asked) != 1 {
+		t.Errorf("asked %q", a.asked)
+	}
+	if err := node.SetFailed(t.Context(), kubenode.Failed, "something else", true); err != nil {
+		t.Fatal(err)
+	}
+	if len(a.asked) != 3 {
+		t.Errorf("asked %q", a.asked)
+	}
+}
+
+func TestWhatKubernetesKnows(t *testing.T) {
+	a, node := newNode(t)
+	says, err := node.Says(t.Context())
+	if err != nil || !says.Ready("v1") || says.Ready("v2") {
+		t.Errorf("%+v, %v", says, err)
+	}
+	a.condition = map[string]any{"type": kubenode.Condition, "status": "False"}
+	if says, err := node.Says(t.Context()); err != nil || says.Ready("v1") {
+		t.Errorf("%+v, %v", says, err)
 	}
 }
 
