@@ -2,6 +2,7 @@ package agentclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -90,9 +91,18 @@ func (c *Client) Check(ctx context.Context) error {
 	return nil
 }
 
-// Watch asks the agent every period whether it serves, and returns why once it has not said so within timeout or has
-// hung up. It returns nil when ctx ends.
-func (c *Client) Watch(ctx context.Context, period, timeout time.Duration) error {
+// Patience decides about an agent that does not answer.
+type Patience interface {
+	// Ask is called before each question.
+	Ask()
+	// Wait reports whether an agent that has not answered in time is asked again. It may be called several times in a row,
+	// with an Ask before each.
+	Wait() bool
+}
+
+// Watch asks the agent every period whether it serves, and returns why once it has not said so within timeout, and
+// patience is at its end, or has hung up. It returns nil when ctx ends.
+func (c *Client) Watch(ctx context.Context, period, timeout time.Duration, patience Patience) error {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for {
@@ -103,10 +113,13 @@ func (c *Client) Watch(ctx context.Context, period, timeout time.Duration) error
 			return c.lost()
 		case <-tick.C:
 		}
-		if err := c.checkWithin(ctx, timeout); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		patience.Ask()
+		err := c.checkWithin(ctx, timeout)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil
+		case !errors.Is(err, ErrNoAnswer) || !patience.Wait():
 			return err
 		}
 	}
@@ -115,5 +128,9 @@ func (c *Client) Watch(ctx context.Context, period, timeout time.Duration) error
 func (c *Client) checkWithin(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrNoAnswer)
 	defer cancel()
-	return c.Check(ctx)
+	err := c.Check(ctx)
+	if err != nil && context.Cause(ctx) == ErrNoAnswer && !errors.Is(err, ErrGone) {
+		return fmt.Errorf("agent: Check: %w", ErrNoAnswer) // also if it has said that it had no time
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ var errInjected = errors.New("injected")
 // machine is a hypervisor that has an agent at once, and dies or fails when told to. The real one is tried in
 // machine_test.go.
 type machine struct {
+	pid       int // the test's own unless it is set
 	agent     *agent
 	failStart error
 	failDial  error
@@ -101,7 +103,7 @@ func (m *machine) GrowMemory(_ context.Context, totalMiB int) (int, error) {
 	return m.memoryMiB, m.failGrow
 }
 
-func (m *machine) PID() int              { return os.Getpid() }
+func (m *machine) PID() int              { return cmp.Or(m.pid, os.Getpid()) }
 func (m *machine) Done() <-chan struct{} { return m.done }
 
 func (m *machine) Err() error {

@@ -2,11 +2,8 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 )
 
 // killTimeout bounds the killing of a machine.
@@ -42,16 +39,11 @@ func (s *Sandbox) watch() {
 
 // watchAgent returns why the agent counts as dead, or nil when the sandbox's life ends.
 func (s *Sandbox) watchAgent() error {
-	for {
-		err := s.agent.Watch(s.life, s.times.checkPeriod, s.times.checkDeadline)
-		if err == nil {
-			return nil
-		}
-		if s.noSpace.Load() && errors.Is(err, agentclient.ErrNoAnswer) {
-			continue // it stands still, and will go on
-		}
-		return fmt.Errorf("the guest is dead: %w", err)
+	err := s.agent.Watch(s.life, s.times.checkPeriod, s.times.checkDeadline, &patience{sandbox: s})
+	if err == nil {
+		return nil
 	}
+	return fmt.Errorf("the guest is dead: %w", err)
 }
 
 // kill ends the machine, unless it is being stopped anyway: everything that hangs on it ends in some order then.
