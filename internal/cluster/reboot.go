@@ -18,17 +18,16 @@ var controlPlane = []string{"etcd", APIServer, "kube-controller-manager", "kube-
 // and no loop device; /run is empty, and what containerd keeps there.
 const forget = `
 pool=$0 run=$1 state=$2
+loops=$(losetup -n -O NAME,BACK-MAJ:MIN | awk -v disk="$(mountpoint -d "$pool")" '$2 == disk {print $1}')
 points() { awk '{print $5}' /proc/self/mountinfo | grep -E "$1" | sort -r; }
 for round in 1 2 3 4 5; do
 	for point in $(points '^(/var/lib/kubelet|/run|'"$state"'|/var/lib/katadirect)/.'); do
 		[ "$point" = /run/katadirect ] || umount -l "$point" 2>/dev/null || :
 	done
 done
-for file in /sys/block/loop*/loop/backing_file; do
-	case $(cat "$file" 2>/dev/null) in /kd-*/disk.img|"$pool"/kd-*) device=${file#/sys/block/}; losetup -d "/dev/${device%%/*}" || : ;; esac
-done
-find /run -xdev -mindepth 1 -maxdepth 1 ! -name katadirect -exec rm -rf {} +
-find "$run" "$state" -mindepth 1 -delete
+for device in $loops; do losetup -d "$device" || :; done
+find /run -xdev -mindepth 1 -maxdepth 1 ! -name katadirect -exec rm -rf --one-file-system {} +
+find "$run" "$state" -xdev -mindepth 1 -delete
 `
 
 // Reboot ends everything on the first node at once, without a warning, forgets what a reboot forgets, and starts the node

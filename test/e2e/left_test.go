@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // nothingIsLeft waits until all that scenarios have made is gone, from the API to the node's disk: the API forgets a
@@ -56,16 +58,33 @@ func (k *kube) inThePool() (string, error) {
 	return left, err
 }
 
-// loopDevices are those over the images, and kubelet's over those. From out here an image's path begins in the pool.
+// loopDevices are those over the images of this cluster's pools: others may run beside it.
 func (k *kube) loopDevices() (string, error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	left := ""
-	for _, file := range files {
-		if data, err := os.ReadFile(file); err == nil && (strings.HasPrefix(string(data), "/kd-") || strings.Contains(string(data), k.Dir()+"/kubelet")) {
-			left += file + ": " + string(data)
+	for _, node := range k.nodes() {
+		var pool unix.Stat_t
+		if err := unix.Stat(k.PoolOf(node), &pool); err != nil {
+			return "", err
+		}
+		devices, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		if err != nil {
+			return "", err
+		}
+		for _, file := range devices {
+			device := "/dev/" + strings.Split(file, "/")[3]
+			f, err := os.Open(device)
+			if err != nil {
+				continue // it has just gone
+			}
+			info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+			if err == nil && info.Device == pool.Dev {
+				backing, _ := os.ReadFile(file)
+				left += node + ": " + device + " of " + string(backing)
+			}
+			_ = f.Close()
 		}
 	}
-	return left, err
+	return left, nil
 }
 
 func (k *kube) volumeMounts() (string, error) {
