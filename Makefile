@@ -49,7 +49,7 @@ cluster-down: ## end it and remove every trace
 	@bin/cluster down
 
 e2e: root setup-test kubernetes containerd2 prometheus ## the driver on a real Kubernetes, from kubectl to the guest: cluster, tests, tear-down; writes out/e2e.xml, and figures into out/bench.json
-	@go test -count=1 -v -timeout 30m -parallel $(or $(PARALLEL),3) ./test/e2e -report $(CURDIR)/out/e2e.xml -bench $(CURDIR)/out/bench.json
+	@go test -count=1 -v -timeout 40m -parallel $(or $(PARALLEL),3) ./test/e2e -whole -report $(CURDIR)/out/e2e.xml -bench $(CURDIR)/out/bench.json
 
 conformance: root setup-test kubernetes kubernetes-suite containerd2 ## Kubernetes' own node suite, every pod a machine; writes out/conformance.xml
 	@go test -count=1 -v -timeout 0 -run TestPodsInMachinesPass ./test/conformance -whole -procs $(or $(PROCS),3) -handler $(or $(HANDLER),katadirect) -report $(CURDIR)/out/conformance.xml

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 var (
 	output = flag.String("report", "", "where the JUnit report is written")
+	whole  = flag.Bool("whole", false, "run the long scenarios, too: make e2e does, make test does not")
 	bench  = flag.String("bench", "", "the file with figures of speed to which those measured here are added")
 )
 
@@ -75,17 +77,31 @@ var alone = []scenario{
 	{"nodes", "two nodes: a volume is used where it is", twoNodes},
 }
 
+// long are the scenarios that "make test" has no time for.
+var long = []string{"postgres", "missing", "full", "speed", "ten", "restarts", "reboot", "nodes"}
+
+// chosen are those of the scenarios that are to be run.
+func chosen(all []scenario) []scenario {
+	if *whole {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(one scenario) bool { return slices.Contains(long, one.namespace) })
+}
+
 func TestVolumesOfRealPods(t *testing.T) {
+	if !*whole {
+		t.Logf("%s are left to make e2e", strings.Join(long, ", "))
+	}
 	s := openSuite(t)
 	t.Run("together", func(t *testing.T) {
-		for _, one := range together {
+		for _, one := range chosen(together) {
 			t.Run(one.namespace, func(t *testing.T) {
 				t.Parallel()
 				s.play(t, one)
 			})
 		}
 	})
-	for _, one := range alone {
+	for _, one := range chosen(alone) {
 		t.Run(one.namespace, func(t *testing.T) { s.play(t, one) })
 	}
 	t.Run("nothing-is-left", func(t *testing.T) {
