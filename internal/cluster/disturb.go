@@ -16,9 +16,6 @@ const (
 	Containerd = "containerd"
 )
 
-// Stop asks a part of the cluster to end, and returns when it has.
-func (c *Cluster) Stop(ctx context.Context, name string) error { return c.lab.StopProcess(ctx, name) }
-
 // Kill ends a part of the cluster as a crash would.
 func (c *Cluster) Kill(name string) error {
 	p := c.lab.Process(name)
