@@ -175,7 +175,7 @@ func (d *Driver) State(ctx context.Context) (telemetry.State, error) { return d.
 func (d *Driver) Serve(ctx context.Context, listener net.Listener) error {
 	calls := &interceptor{log: d.log, calls: d.config.Calls, note: d.troubles.note}
 	server := grpc.NewServer(append(d.config.ServerOptions, grpc.UnaryInterceptor(calls.unary),
-		grpc.StaticStreamWindowSize(requestWindow), grpc.NumStreamWorkers(streamWorkers))...)
+		grpc.StaticStreamWindowSize(requestWindow), grpc.NumStreamWorkers(streamWorkers), grpc.ForceServerCodecV2(newCodec()))...)
 	csi.RegisterIdentityServer(server, d.identity)
 	csi.RegisterControllerServer(server, d.controller)
 	csi.RegisterNodeServer(server, d.node)
