@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -151,6 +152,8 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer wait()
+	var pages sync.WaitGroup
+	defer pages.Wait()
 	defer stop()
 	o.driver.Cluster = cluster
 	driver, err := csi.Open(ctx, o.driver)
@@ -164,7 +167,8 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	o.driver.Log.Info("serving", "version", version.Version, "endpoint", o.endpoint, "node", o.driver.NodeID,
 		"pool", o.driver.PoolDir, "kubernetes", o.source, "http", observed.addr(), "tracing", tracing != nil)
-	releaseStartPages()
+	releasePages()
+	pages.Go(func() { releasePagesNowAndThen(watching) })
 	return together(ctx,
 		func(ctx context.Context) error { return o.registering.keep(ctx, o) },
 		func(ctx context.Context) error { return driver.Serve(ctx, listener) },

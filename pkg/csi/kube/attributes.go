@@ -27,8 +27,8 @@ type AttributedVolume struct {
 // WatchAttributes calls seen for each PersistentVolume of the driver that has a VolumeAttributesClass and a handle that is
 // ours: for those that there are, and then for each change, until ctx ends. seen must return soon.
 //
-// The API selects PersistentVolumes by no field but their name, so all of them come by; those that are others' are kept as
-// names only.
+// The API selects PersistentVolumes by no field but their name, so all of them come by; those that are others', or have no
+// class, are kept as names only.
 func (c *Cluster) WatchAttributes(ctx context.Context, driver string, ours func(handle string) bool, seen func(AttributedVolume)) error {
 	trim := func(object any) (any, error) { return trimVolume(object, driver, ours), nil }
 	w, err := watch(c.core, "persistentvolumes", fields.Everything(), &corev1.PersistentVolume{}, c.log, trim)
@@ -55,11 +55,14 @@ func trimVolume(object any, driver string, ours func(string) bool) any {
 	if !isVolume {
 		return object
 	}
-	trimmed := &corev1.PersistentVolume{ObjectMeta: names(volume.ObjectMeta)}
-	if source := volume.Spec.CSI; source != nil && source.Driver == driver && ours(source.VolumeHandle) {
-		trimmed.Spec.CSI = &corev1.CSIPersistentVolumeSource{VolumeHandle: source.VolumeHandle}
-		trimmed.Spec.VolumeAttributesClassName, trimmed.Spec.ClaimRef = volume.Spec.VolumeAttributesClassName, volume.Spec.ClaimRef
+	source, class := volume.Spec.CSI, volume.Spec.VolumeAttributesClassName
+	if source == nil || source.Driver != driver || class == nil || !ours(source.VolumeHandle) {
+		// Less than half of an empty PersistentVolume, and a cluster can have tens of thousands of them.
+		return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: volume.Name, ResourceVersion: volume.ResourceVersion}}
 	}
+	trimmed := &corev1.PersistentVolume{ObjectMeta: names(volume.ObjectMeta)}
+	trimmed.Spec.CSI = &corev1.CSIPersistentVolumeSource{VolumeHandle: source.VolumeHandle}
+	trimmed.Spec.VolumeAttributesClassName, trimmed.Spec.ClaimRef = class, volume.Spec.ClaimRef
 	return trimmed
 }
 

@@ -231,6 +231,10 @@ func remember(t *testing.T, w watched, object runtime.Object) {
 	}
 }
 
+func trimOthers(object any) (any, error) {
+	return trimVolume(object, thisVol.Driver, func(string) bool { return true }), nil
+}
+
 func TestMemoryHoldsNoMoreThanIsLookedUp(t *testing.T) {
 	for _, test := range []struct {
 		trim func(any) (any, error)
@@ -245,6 +249,8 @@ func TestMemoryHoldsNoMoreThanIsLookedUp(t *testing.T) {
 		}(), `{"metadata":{"name":"db-0","namespace":"space","uid":"uid-1"},"spec":{"runtimeClassName":"kata"`},
 		{trimClass, class("h", map[string]string{"a": "b", mode.Key: "host"}),
 			`{"metadata":{"name":"kata","annotations":{"katadirect.io/mode":"host"}},"handler":"h"}`},
+		{trimOthers, volume("pv-1", "kd-1", "other"), `{"metadata":{"name":"pv-1"}}`},
+		{trimOthers, volume("pv-2", "kd-2", thisVol.Driver), `{"metadata":{"name":"pv-2"}}`}, // without a class
 	} {
 		got, err := test.trim(test.give)
 		if err != nil {
