@@ -55,7 +55,7 @@ func (w *world) auditPool(s state) error {
 	for i, v := range s.volumes {
 		if v.exists {
 			want = append(want, w.ids[i])
-			errs = append(errs, auditImage(fmt.Sprintf("volume %d", i), w.image(i), v.sizeBytes, v.written))
+			errs = append(errs, auditImage(fmt.Sprintf("volume %d", i), w.image(i), v.sizeBytes, v.written), w.auditAttached(i, v))
 		}
 	}
 	for i, one := range s.snapshots {
@@ -64,7 +64,22 @@ func (w *world) auditPool(s state) error {
 			errs = append(errs, auditImage(fmt.Sprintf("snapshot %d", i), filepath.Join(w.Pool(), w.snaps[i], "disk.img"), one.sizeBytes, one.written))
 		}
 	}
+	for i, exists := range s.groups {
+		if exists {
+			want = append(want, w.groups[i])
+		}
+	}
 	return errors.Join(append(errs, onlyThere("the pool", w.Pool(), want, ".lock"))...)
+}
+
+// auditAttached looks for the file that says whether, and how, the volume is attached.
+func (w *world) auditAttached(i int, v volume) error {
+	for name, want := range map[string]bool{"attached": v.attached && !v.attachedToRead, "attached-read-only": v.attached && v.attachedToRead} {
+		if _, err := os.Lstat(filepath.Join(w.Pool(), w.ids[i], name)); (err == nil) != want {
+			return fmt.Errorf("volume %d should have a file %s: %t, and has: %t", i, name, want, err == nil)
+		}
+	}
+	return nil
 }
 
 func auditImage(what, path string, sizeBytes int64, written map[int64]uint64) error {

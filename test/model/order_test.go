@@ -33,12 +33,17 @@ func orders(before state, outcomes []outcome, poolBytes int64) []state {
 				if after, possible := carriedOut(s, o.step, poolBytes); possible {
 					place(after, rest)
 				}
+				for _, after := range s.halfDone(o.step, poolBytes) {
+					place(after, rest)
+				}
 			case o.answer.code == codes.Aborted:
 				if contended(o.step, outcomes) {
 					place(s, rest)
 				}
 			case (o.answer.code == codes.ResourceExhausted || o.step.kind == capacity && o.answer.code == codes.OK) &&
 				crowded(o.step, outcomes):
+				place(s, rest)
+			case halfSeen(o.step, outcomes):
 				place(s, rest)
 			case (o.answer.code == codes.Unavailable || o.answer.code == codes.Canceled) && givenUp(o.step, outcomes):
 				place(s, rest)
@@ -55,10 +60,11 @@ func orders(before state, outcomes []outcome, poolBytes int64) []state {
 
 // carriedOut is the state after a step that was carried out and not answered.
 func carriedOut(s state, step step, poolBytes int64) (state, bool) {
-	if step.kind == list || step.kind == listSnaps || step.kind == capacity {
+	switch step.kind {
+	case list, listSnaps, capacity, getGroup:
 		return s, false // it would have changed nothing
 	}
-	got := answer{code: codes.OK, sizeBytes: step.sizeBytes}
+	got := answer{code: codes.OK, sizeBytes: step.sizeBytes, unknown: true}
 	if step.kind == snap {
 		got.sizeBytes = s.volumes[step.volume].sizeBytes
 	}
@@ -88,7 +94,7 @@ func crowded(of step, outcomes []outcome) bool {
 	others := 0
 	for _, o := range outcomes {
 		switch o.step.kind {
-		case create, clone, restore, snap, grow:
+		case create, clone, restore, snap, grow, snapGroup, inline:
 			if o.step != of {
 				others++
 			}
@@ -97,11 +103,28 @@ func crowded(of step, outcomes []outcome) bool {
 	return others > 0
 }
 
+// halfSeen reports whether a step may see what another one has only half done: a group that is just made or deleted, member
+// by member, or an inline volume that is made and then cannot be published.
+func halfSeen(of step, outcomes []outcome) bool {
+	return slices.ContainsFunc(outcomes, func(o outcome) bool {
+		switch of.kind {
+		case list:
+			return o.step.kind == inline
+		case listSnaps:
+			return o.step.kind == snapGroup || o.step.kind == dropGroup
+		case getGroup:
+			return (o.step.kind == snapGroup || o.step.kind == dropGroup) && o.step.group == of.group
+		}
+		return false
+	})
+}
+
 // givenUp reports whether another step deletes what this one may have been copying.
 func givenUp(of step, outcomes []outcome) bool {
 	for _, o := range outcomes {
 		switch {
 		case of.kind == snap && o.step.kind == dropSnap && o.step.snapshot == of.snapshot,
+			of.kind == snapGroup && o.step.kind == dropGroup && o.step.group == of.group,
 			(of.kind == clone || of.kind == restore) && o.step.kind == remove && o.step.volume == of.volume:
 			return true
 		}
@@ -124,12 +147,12 @@ func same(a, b state) bool {
 			return false
 		}
 	}
-	return true
+	return a.groups == b.groups
 }
 
 func sameVolume(a, b volume) bool {
 	return a.exists == b.exists && a.raw == b.raw && a.sizeBytes == b.sizeBytes && a.source == b.source &&
-		a.attached == b.attached && a.attachedToRead == b.attachedToRead &&
+		a.madeFor == b.madeFor && a.attached == b.attached && a.attachedToRead == b.attachedToRead &&
 		a.staged == b.staged && a.stagedAt == b.stagedAt && a.stagedToRead == b.stagedToRead &&
 		a.published == b.published && a.target == b.target && a.publishedToRead == b.publishedToRead && a.sandbox == b.sandbox
 }

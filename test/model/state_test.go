@@ -9,8 +9,9 @@ import (
 
 // state is what the model says there is. Volumes are known by their number; one that does not exist is the zero volume.
 type state struct {
-	volumes   [volumeNames]volume
-	snapshots [snapshotNames]snapshot
+	volumes   [allVolumes]volume
+	snapshots [allSnapshots]snapshot
+	groups    [groupNames]bool // that exist
 	// reflinks says that the pool's file system copies in an instant.
 	reflinks bool
 }
@@ -27,8 +28,8 @@ type snapshot struct {
 // What a volume can be made from.
 const (
 	fromNothing  = 0
-	fromVolume   = 1               // and the volume's number
-	fromSnapshot = 1 + volumeNames // and the snapshot's number
+	fromVolume   = 1              // and the volume's number
+	fromSnapshot = 1 + allVolumes // and the snapshot's number
 )
 
 // volume is one volume in the model.
@@ -48,6 +49,9 @@ type volume struct {
 	published       bool
 	target          int
 	publishedToRead bool
+
+	// madeFor is the target that an inline volume was made for. It is there, and nowhere published, after a kill only.
+	madeFor int
 
 	sandbox int // number of the living sandbox that has it, 0 for none
 
@@ -102,7 +106,7 @@ func (s *state) takenBySnapshots() int64 {
 // model does not know what the driver books for maps and folders.
 func (s *state) fits(moreBytes, poolBytes int64) (must, mustNot bool) {
 	after := s.committedBytes() + moreBytes
-	most := after + after/512 + volumeNames*(256<<10) + s.takenBySnapshots()
+	most := after + after/512 + allVolumes*(256<<10) + s.takenBySnapshots()
 	return most <= poolBytes-poolReserve, after > poolBytes
 }
 
@@ -186,7 +190,27 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		})
 		return after, allowed && (got.code != codes.OK || got.sizeBytes == v.sizeBytes)
 	case dropSnap:
+		if step.snapshot >= snapshotNames && s.snapshots[step.snapshot].exists {
+			return refused(codes.FailedPrecondition) // it goes with its group
+		}
 		return done(func() { s.snapshots[step.snapshot] = snapshot{} })
+	case snapGroup:
+		return s.applyGroup(step, got, poolBytes)
+	case dropGroup:
+		return done(func() {
+			s.groups[step.group] = false
+			for i := range volumeNames {
+				s.snapshots[memberOf(step.group, i)] = snapshot{}
+			}
+		})
+	case getGroup:
+		if !s.groups[step.group] {
+			return refused(codes.NotFound)
+		}
+		after, allowed := done(nothing)
+		return after, allowed && slices.Equal(got.listed, s.membersOf(step.group))
+	case inline:
+		return s.applyInline(step, got, poolBytes)
 	case listSnaps:
 		after, allowed := done(nothing)
 		return after, allowed && slices.Equal(got.listed, s.snapshotSizes())
@@ -259,7 +283,13 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		case taken && (other != step.volume || v.sandbox != 0):
 			return refused(codes.FailedPrecondition)
 		case taken:
-			return done(func() { v.published, v.target, v.publishedToRead = false, 0, false })
+			return done(func() {
+				if v.published, v.target, v.publishedToRead = false, 0, false; isInline(step.volume) {
+					*v = volume{} // with its data
+				}
+			})
+		case isInline(step.volume) && v.exists && v.madeFor == step.target:
+			return done(func() { *v = volume{} })
 		}
 		return done(nothing)
 	case grow:
@@ -306,7 +336,7 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 	case capacity:
 		after, allowed := done(nothing)
 		atMost := max(0, poolBytes-s.committedBytes())
-		atLeast := atMost - atMost/512 - s.committedBytes()/512 - volumeNames*(256<<10) - s.takenBySnapshots() - poolReserve
+		atLeast := atMost - atMost/512 - s.committedBytes()/512 - allVolumes*(256<<10) - s.takenBySnapshots() - poolReserve
 		if atLeast < smallest {
 			atLeast = 0
 		}
@@ -352,7 +382,7 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 
 // sizes are those of all volumes by their number, -1 for one that does not exist.
 func (s *state) sizes() []int64 {
-	sizes := make([]int64, volumeNames)
+	sizes := make([]int64, allVolumes)
 	for i, v := range s.volumes {
 		sizes[i] = -1
 		if v.exists {
@@ -363,7 +393,7 @@ func (s *state) sizes() []int64 {
 }
 
 func (s *state) snapshotSizes() []int64 {
-	sizes := make([]int64, snapshotNames)
+	sizes := make([]int64, allSnapshots)
 	for i, one := range s.snapshots {
 		sizes[i] = -1
 		if one.exists {

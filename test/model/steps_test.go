@@ -10,9 +10,14 @@ import (
 const (
 	volumeNames   = 5
 	snapshotNames = 3
-	targets       = 4
-	stagingPaths  = 2 // of each volume
-	sandboxes     = 3 // numbered from 1
+	groupNames    = 2 // of group snapshots
+	inlineNames   = 2 // of inline volumes, which have the numbers after those of the others
+	allVolumes    = volumeNames + inlineNames
+	// Members of groups have the numbers after those of other snapshots, by group and volume.
+	allSnapshots = snapshotNames + groupNames*volumeNames
+	targets      = 4
+	stagingPaths = 2 // of each volume
+	sandboxes    = 3 // numbered from 1
 
 	mib         = int64(1) << 20
 	smallest    = 16 * mib // volume
@@ -46,6 +51,10 @@ const (
 	attach
 	detach
 	modify
+	snapGroup
+	dropGroup
+	getGroup
+	inline
 	claim
 	release
 	die
@@ -57,7 +66,8 @@ var kindNames = [...]string{
 	"NodeExpandVolume", "ControllerExpandVolume", "NodeGetVolumeStats", "ControllerGetVolume", "ValidateVolumeCapabilities",
 	"NodeGetVolumeHealth", "ListVolumes", "GetCapacity", "CreateVolume from a volume", "CreateSnapshot", "DeleteSnapshot",
 	"CreateVolume from a snapshot", "ListSnapshots", "ControllerPublishVolume", "ControllerUnpublishVolume",
-	"ControllerModifyVolume", "claim", "release", "die", "write",
+	"ControllerModifyVolume", "CreateVolumeGroupSnapshot", "DeleteVolumeGroupSnapshot", "GetVolumeGroupSnapshot",
+	"NodePublishVolume of an inline volume", "claim", "release", "die", "write",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -65,7 +75,8 @@ func (k kind) String() string { return kindNames[k] }
 // weights are how often each kind is drawn.
 var weights = map[kind]int{
 	create: 12, remove: 7, stage: 12, unstage: 7, publish: 14, unpublish: 9, grow: 6, askGrow: 2, stats: 3, describe: 2,
-	validate: 1, health: 2, list: 3, capacity: 2, clone: 4, snap: 9, dropSnap: 4, restore: 6, listSnaps: 2, attach: 3, detach: 4, modify: 2, claim: 10, release: 4, die: 3, write: 10,
+	validate: 1, health: 2, list: 3, capacity: 2, clone: 4, snap: 9, dropSnap: 4, restore: 6, listSnaps: 2, attach: 3, detach: 4, modify: 2,
+	snapGroup: 5, dropGroup: 3, getGroup: 2, inline: 6, claim: 10, release: 4, die: 3, write: 10,
 }
 
 // step is one thing that is done. Fields that its kind does not need mean nothing.
@@ -74,7 +85,9 @@ type step struct {
 	volume    int
 	other     int // volume to clone
 	snapshot  int
-	raw       bool // asks for, or treats the volume as, a raw block volume
+	group     int
+	members   [volumeNames]bool // that the group is to have
+	raw       bool              // asks for, or treats the volume as, a raw block volume
 	sizeBytes int64
 	readOnly  bool
 	staging   int
@@ -85,8 +98,19 @@ type step struct {
 }
 
 func (s step) String() string {
-	return fmt.Sprintf("%v{volume:%d other:%d snapshot:%d raw:%t size:%dM ro:%t staging:%d target:%d sandbox:%d}",
-		s.kind, s.volume, s.other, s.snapshot, s.raw, s.sizeBytes/mib, s.readOnly, s.staging, s.target, s.sandbox)
+	return fmt.Sprintf("%v{volume:%d other:%d snapshot:%d group:%d of %v raw:%t size:%dM ro:%t staging:%d target:%d sandbox:%d}",
+		s.kind, s.volume, s.other, s.snapshot, s.group, s.sources(), s.raw, s.sizeBytes/mib, s.readOnly, s.staging, s.target, s.sandbox)
+}
+
+// sources are the volumes that a group is to be of.
+func (s step) sources() []int {
+	var all []int
+	for i, is := range s.members {
+		if is {
+			all = append(all, i)
+		}
+	}
+	return all
 }
 
 // locks are what the step holds while it runs: another one that needs one of them meanwhile is ABORTED.
@@ -102,7 +126,19 @@ func (s step) locks() []string {
 		return []string{v, from}
 	case dropSnap:
 		return []string{from}
-	case publish, unpublish:
+	case snapGroup:
+		all := []string{fmt.Sprintf("group %d", s.group)}
+		for _, i := range s.sources() {
+			all = append(all, fmt.Sprintf("volume %d", i))
+		}
+		return all
+	case dropGroup:
+		all := []string{fmt.Sprintf("group %d", s.group)}
+		for i := range volumeNames {
+			all = append(all, fmt.Sprintf("snapshot %d", memberOf(s.group, i)))
+		}
+		return all
+	case publish, unpublish, inline:
 		return []string{v, t}
 	}
 	return nil
@@ -175,6 +211,10 @@ func rounds(seed uint64, long bool) []round {
 // life is the beginning of a volume's life as kubelet leads it, so that later stages of it come about often enough.
 func life(random *rand.Rand, raw [volumeNames]bool) []round {
 	first := draw(random, raw)
+	if isInline(first.volume) {
+		first.volume = random.IntN(volumeNames)
+	}
+	first.snapshot %= snapshotNames
 	first.kind, first.readOnly, first.staging, first.raw = create, false, 0, raw[first.volume]
 	var all []round
 	for _, k := range []kind{create, stage, publish, claim, write, snap} {
@@ -190,6 +230,7 @@ func draw(random *rand.Rand, raw [volumeNames]bool) step {
 		volume:    random.IntN(volumeNames),
 		other:     random.IntN(volumeNames),
 		snapshot:  random.IntN(snapshotNames),
+		group:     random.IntN(groupNames),
 		sizeBytes: []int64{16, 24, 40, 64, 96}[random.IntN(5)] * mib,
 		readOnly:  random.IntN(6) == 0,
 		target:    random.IntN(targets),
@@ -199,6 +240,9 @@ func draw(random *rand.Rand, raw [volumeNames]bool) step {
 	}
 	if random.IntN(8) == 0 {
 		s.staging = 1
+	}
+	for range 1 + random.IntN(3) {
+		s.members[random.IntN(volumeNames)] = true
 	}
 	s.raw = raw[s.volume] != (random.IntN(16) == 0)
 	sum := 0
@@ -212,8 +256,17 @@ func draw(random *rand.Rand, raw [volumeNames]bool) step {
 			break
 		}
 	}
+	switch {
+	case s.kind == inline, (s.kind == unpublish || s.kind == stats || s.kind == write) && random.IntN(4) == 0:
+		s.volume, s.raw, s.readOnly = volumeNames+random.IntN(inlineNames), false, false
+	case (s.kind == restore || s.kind == dropSnap) && random.IntN(3) == 0:
+		s.snapshot = memberOf(s.group, s.other)
+	}
 	return s
 }
+
+// memberOf is the number of the snapshot of a volume in a group.
+func memberOf(group, volume int) int { return snapshotNames + group*volumeNames + volume }
 
 // together leaves out of steps at once what the model cannot follow: a mark must know its volume, and a guest that dies
 // while its volume grows may or may not have answered.

@@ -33,11 +33,13 @@ type world struct {
 	*csinode.Driver
 	csi.ControllerClient
 	csi.NodeClient
+	csi.GroupControllerClient
 
-	ids       [volumeNames]string
-	snaps     [snapshotNames]string // ids of the snapshots
-	poolBytes int64                 // what the empty pool has room for
-	reflinks  bool                  // the pool has them
+	ids       [allVolumes]string
+	snaps     [allSnapshots]string // ids of the snapshots
+	groups    [groupNames]string
+	poolBytes int64 // what the empty pool has room for
+	reflinks  bool  // the pool has them
 	store     *directvolume.Store
 
 	mu        sync.Mutex
@@ -69,12 +71,19 @@ func newWorld(t *testing.T, dir string, how process) *world {
 		w.Driver = csinode.Start(t, dir)
 	}
 	w.ControllerClient, w.NodeClient = csi.NewControllerClient(w.Conn), csi.NewNodeClient(w.Conn)
+	w.GroupControllerClient = csi.NewGroupControllerClient(w.Conn)
 	w.store = directvolume.NewStore(w.Records(), directvolume.WithSandboxes(w.leases()))
 	for i := range w.ids {
 		w.ids[i] = "kd-" + hash(csinode.NodeID, 8) + "-" + hash(name(i), 32)
 	}
-	for i := range w.snaps {
+	for i := range snapshotNames {
 		w.snaps[i] = "ks-" + hash(csinode.NodeID, 8) + "-" + hash(snapshotName(i), 32)
+	}
+	for g := range w.groups {
+		w.groups[g] = "kg-" + hash(csinode.NodeID, 8) + "-" + hash(groupName(g), 32)
+		for i := range volumeNames {
+			w.snaps[memberOf(g, i)] = "ks-" + hash(csinode.NodeID, 8) + "-" + hash(groupName(g)+"\x00"+w.ids[i], 32)
+		}
 	}
 	for target := range targets {
 		if err := os.MkdirAll(filepath.Dir(w.target(target)), 0o750); err != nil {
@@ -94,7 +103,15 @@ func newWorld(t *testing.T, dir string, how process) *world {
 	return w
 }
 
-func name(volume int) string { return fmt.Sprintf("pvc-%d", volume) }
+// name is the volume's name, and for an inline volume kubelet's handle.
+func name(volume int) string {
+	if isInline(volume) {
+		return fmt.Sprintf("csi-%d", volume)
+	}
+	return fmt.Sprintf("pvc-%d", volume)
+}
+
+func groupName(n int) string { return fmt.Sprintf("group-%d", n) }
 
 func snapshotName(n int) string { return fmt.Sprintf("snap-%d", n) }
 
@@ -144,6 +161,9 @@ func (w *world) do(s step, before state) answer {
 func (w *world) call(ctx context.Context, s step) (answer, error) {
 	const writer = csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
 	id, size := w.ids[s.volume], &csi.CapacityRange{RequiredBytes: s.sizeBytes}
+	if isInline(s.volume) {
+		id = name(s.volume)
+	}
 	mode := writer
 	if s.readOnly {
 		mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
@@ -174,6 +194,25 @@ func (w *world) call(ctx context.Context, s step) (answer, error) {
 			VolumeId: id, StagingTargetPath: w.staging(s.volume, s.staging), TargetPath: w.target(s.target),
 			VolumeCapability: capability(s, writer), Readonly: s.readOnly,
 		})
+		return answer{}, err
+	case inline:
+		_, err := w.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+			VolumeId: id, TargetPath: w.target(s.target), VolumeCapability: capability(s, writer),
+			VolumeContext: map[string]string{"csi.storage.k8s.io/ephemeral": "true", "katadirect.io/size": fmt.Sprint(s.sizeBytes)},
+		})
+		return answer{}, err
+	case snapGroup:
+		request := &csi.CreateVolumeGroupSnapshotRequest{Name: groupName(s.group)}
+		for _, i := range s.sources() {
+			request.SourceVolumeIds = append(request.SourceVolumeIds, w.ids[i])
+		}
+		r, err := w.CreateVolumeGroupSnapshot(ctx, request)
+		return w.group(s.group, r.GetGroupSnapshot(), err)
+	case getGroup:
+		r, err := w.GetVolumeGroupSnapshot(ctx, &csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: w.groups[s.group]})
+		return w.group(s.group, r.GetGroupSnapshot(), err)
+	case dropGroup:
+		_, err := w.DeleteVolumeGroupSnapshot(ctx, &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: w.groups[s.group]})
 		return answer{}, err
 	case unpublish:
 		_, err := w.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: w.target(s.target)})
@@ -244,6 +283,22 @@ func (w *world) source(s step) *csi.VolumeContentSource {
 			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: w.snaps[s.snapshot]}}}
 	}
 	return nil
+}
+
+// group reads the answer about a group: the sizes of its members by their volume.
+func (w *world) group(n int, g *csi.VolumeGroupSnapshot, err error) (answer, error) {
+	got := answer{listed: slices.Repeat([]int64{-1}, volumeNames)}
+	if err == nil && g.GetGroupSnapshotId() != w.groups[n] {
+		return got, status.Errorf(codes.Internal, "the group is %v", g)
+	}
+	for _, one := range g.GetSnapshots() {
+		i := slices.Index(w.snaps[memberOf(n, 0):memberOf(n, volumeNames)], one.GetSnapshotId())
+		if i < 0 || one.GetSourceVolumeId() != w.ids[i] || one.GetGroupSnapshotId() != w.groups[n] || !one.GetReadyToUse() {
+			return got, status.Errorf(codes.Internal, "the group has the member %v", one)
+		}
+		got.listed[i] = one.GetSizeBytes()
+	}
+	return got, err
 }
 
 func (w *world) listSnapshots(ctx context.Context) (answer, error) {

@@ -80,6 +80,9 @@ func (p *Pool) VolumeHealth(ctx context.Context, id string) ([]health.Problem, e
 	sizeBytes, err := p.imageBytes(id)
 	switch {
 	case errors.Is(err, unix.ENOENT):
+		if p.beingDeleted(id) {
+			return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+		}
 		return problem(health.DataLoss, health.ImageMissing, "the volume's image %s is gone", p.volume(id, meta{}, 0).ImagePath), nil
 	case err != nil:
 		return problem(health.Inaccessible, health.VolumeDamaged, "the volume's image cannot be looked at: %v", err), nil
@@ -105,4 +108,15 @@ func (p *Pool) imageBytes(id string) (int64, error) {
 	defer f.close()
 	size, err := f.imageSize()
 	return size.lengthBytes, err
+}
+
+// beingDeleted reports whether a volume whose image is not there is one that Delete has come to: its folder has another
+// name then, and the index forgets it before that has gone too.
+func (p *Pool) beingDeleted(id string) bool {
+	var stat unix.Stat_t
+	if unix.Fstatat(int(p.root.Fd()), deletedPrefix+id, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		return true
+	}
+	_, found := p.entry(id)
+	return !found
 }

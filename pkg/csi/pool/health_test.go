@@ -122,3 +122,14 @@ func TestHealthOfAPoolWhoseFileSystemHasGoneReadOnlyAfterAnError(t *testing.T) {
 	}
 	only(t, p.Health(t.Context()), health.Degraded, health.PoolReadOnly, dir)
 }
+
+func TestAVolumeThatIsJustBeingDeletedHasNotLostItsData(t *testing.T) {
+	p := open(t, t.TempDir())
+	v := create(t, p, "pvc-1", gib)
+	if err := p.renameAway(v.ID); err != nil { // as Delete begins; the index forgets the volume when that is durable
+		t.Fatal(err)
+	}
+	if problems, err := p.VolumeHealth(t.Context(), v.ID); !errors.Is(err, ErrNotFound) || problems != nil {
+		t.Errorf("got %v, %v; want %v", problems, err, ErrNotFound)
+	}
+}
