@@ -23,16 +23,12 @@ var doing = map[string]string{
 	"ControllerUnpublishVolume": "detaching the volume",
 	"ControllerExpandVolume":    "growing the volume",
 	"ControllerModifyVolume":    "changing the volume's I/O limits",
-	"ControllerGetVolume":       "looking at the volume",
 	"CreateSnapshot":            "taking a snapshot",
 	"NodeStageVolume":           "making the volume ready on its node",
 	"NodeUnstageVolume":         "putting the volume away on its node",
 	"NodePublishVolume":         "giving the volume to its pod",
 	"NodeUnpublishVolume":       "taking the volume from its pod",
 	"NodeExpandVolume":          "growing the volume in its pod",
-	"NodeGetVolumeStats":        "measuring how full the volume is",
-	"NodeGetVolumeHealth":       "looking at the volume's health",
-	"ControllerGetVolumeHealth": "looking at the volume's health",
 }
 
 // wrong is what went wrong with a volume, the latest first: calls of the driver that failed, what the claim's conditions

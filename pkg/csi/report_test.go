@@ -145,6 +145,9 @@ func TestAReportTellsWhatWentWrongLastInWords(t *testing.T) {
 		!strings.Contains(got[0].Message, "the guest is out of memory") {
 		t.Fatalf("the troubles are %+v", got)
 	}
+	if _, err := h.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: "/nowhere"}); err == nil {
+		t.Error("a path where nothing is was measured")
+	}
 	cannot = false
 	must(t, expand())
 	if got := h.reportOf(v.id).Troubles; len(got) != 1 || got[0].Over == nil {

@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"slices"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -20,15 +21,16 @@ type troubles struct {
 // endedBy are the troubles that a call's success puts an end to, beside those of the call itself: what is being taken
 // away is not missed any more.
 var endedBy = map[string][]string{
-	"NodeUnpublishVolume": {"NodePublishVolume", "NodeGetVolumeStats"},
-	"NodeUnstageVolume":   {"NodePublishVolume", "NodeStageVolume", "NodeGetVolumeStats"},
+	"NodeUnpublishVolume": {"NodePublishVolume"},
+	"NodeUnstageVolume":   {"NodePublishVolume", "NodeStageVolume"},
 }
 
-// note is told of every call. ABORTED says only that another one is under way, and a caller who has gone says nothing of
-// the volume.
+// note is told of every call. What only asks does not count: that a guest is silent, as while it boots, is a problem of the
+// volume's health and is said there. ABORTED says only that another call is under way, and a caller who has gone says
+// nothing of the volume.
 func (t troubles) note(request any, method string, err error) {
 	id := t.volumeOf(request)
-	if id == "" {
+	if id == "" || slices.Contains(quiet, method) {
 		return
 	}
 	s := status.Convert(err)
