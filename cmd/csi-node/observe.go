@@ -6,11 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/katadirect/katadirect/internal/version"
 	"github.com/katadirect/katadirect/pkg/csi"
+	"github.com/katadirect/katadirect/pkg/csi/facts"
 	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 )
 
@@ -85,7 +87,10 @@ func (e *endpoint) serve(ctx context.Context, o options, driver *csi.Driver) (er
 	}
 	defer func() { err = errors.Join(err, health.Close()) }()
 	telemetry.RegisterState(e.registry, driver, e.maxVolumes, o.driver.Log)
-	return telemetry.Serve(ctx, e.listener, telemetry.Handler(e.registry, health, telemetry.Reports(driver, o.driver.Log)))
+	return telemetry.Serve(ctx, e.listener, telemetry.Handler(e.registry, health, map[string]http.Handler{
+		facts.Path:             telemetry.Reports(driver, o.driver.Log),
+		telemetry.MachinesPath: telemetry.Machines(driver, o.driver.Log),
+	}))
 }
 
 // close gives the address back if nobody served there.

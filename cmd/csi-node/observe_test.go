@@ -61,6 +61,7 @@ func TestMetricsAndHealthAreServed(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/healthz": "ok\n", "/readyz": "ok\n",
+		"/metrics/machines": "", "/volumes": `"volumes":[]`,
 		"/metrics": `katadirect_csi_calls_total{code="InvalidArgument",method="DeleteVolume"} 1` + "\n",
 	} {
 		response, err := http.Get("http://" + address + path)

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,60 +19,15 @@ const (
 	driverNamespace = "katadirect"
 )
 
-// driverPod finds the driver's pod. In a cluster whose driver is a process of the node there is none: then a pod of the
-// node's own network stands where it would be, so that the API server's proxy to it reaches the process.
+// driverPod is the driver's pod on the first node.
 func (k *kube) driverPod() string {
 	k.t.Helper()
-	driverOnce.Lock()
-	defer driverOnce.Unlock()
-	const labels = "app.kubernetes.io/name=katadirect,app.kubernetes.io/component=node"
-	find := func() string {
-		found, err := k.Kubectl(k.t.Context(), "get", "pods", "-A", "-l", labels, "-o", "jsonpath={.items[*].metadata.name}")
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		return strings.TrimSpace(found)
+	found, err := k.Kubectl(k.t.Context(), "-n", driverNamespace, "get", "pods", "--field-selector=spec.nodeName=node",
+		"-l", "app.kubernetes.io/name=katadirect,app.kubernetes.io/component=node", "-o", "jsonpath={.items[*].metadata.name}")
+	if err != nil || found == "" {
+		k.t.Fatalf("the driver has the pods %q: %v", found, err)
 	}
-	if name := find(); name != "" {
-		return name
-	}
-	k.apply(`
-apiVersion: v1
-kind: Namespace
-metadata: {name: ` + driverNamespace + `}
----`)
-	k.applyIn(driverNamespace, `
-apiVersion: v1
-kind: Pod
-metadata:
-  name: driver
-  labels: {app.kubernetes.io/name: katadirect, app.kubernetes.io/component: node}
-spec:
-  hostNetwork: true
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: csi-node
-    image: registry.k8s.io/pause:3.10.1
-    ports: [{name: http, containerPort: 9809}]
----`)
-	if _, err := k.Kubectl(k.t.Context(), "-n", driverNamespace, "wait", "--for=condition=Ready", "pod/driver", "--timeout="+patience.String()); err != nil {
-		k.t.Fatal(err)
-	}
-	return find()
-}
-
-var driverOnce sync.Mutex
-
-// applyIn makes what a manifest says in another namespace than the scenario's.
-func (k *kube) applyIn(namespace, manifest string) {
-	k.t.Helper()
-	file := filepath.Join(k.t.TempDir(), "manifest.yaml")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
-		k.t.Fatal(err)
-	}
-	if _, err := k.Kubectl(k.t.Context(), "-n", namespace, "apply", "-f", file); err != nil {
-		k.t.Fatal(err)
-	}
+	return found
 }
 
 // plugin is kubectl with the plugin in its path.
@@ -128,7 +81,6 @@ func (p plugin) claim(name string, args ...string) claims.Volume {
 
 // The plugin of kubectl against the real API server and the real driver, with no more rights than deploy/kubectl gives.
 func pluginShowsVolumes(t *testing.T, k *kube) {
-	k.driverPod()
 	kubectl := k.plugin()
 	k.step("a pod with a volume, and a snapshot of it")
 	k.apply(claim("seen", "128Mi", "ReadWriteOncePod") + machinePod("user", "seen"))

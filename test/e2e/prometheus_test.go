@@ -84,17 +84,17 @@ func (k *kube) writePrometheusConfig(dir string) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	config := fmt.Sprintf(`
-global: {scrape_interval: 1s, evaluation_interval: 1s}
-rule_files: [rules.yaml]
-scrape_configs:
-- job_name: katadirect
+	config := "global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [rules.yaml]\nscrape_configs:\n"
+	for job, path := range map[string]string{"katadirect": "metrics", "katadirect-machines": "metrics/machines"} {
+		config += fmt.Sprintf(`
+- job_name: %s
   scheme: https
-  metrics_path: /api/v1/namespaces/%s/pods/%s:9809/proxy/metrics
+  metrics_path: /api/v1/namespaces/%s/pods/%s:9809/proxy/%s
   authorization: {credentials: %q}
   tls_config: {ca_file: ca.crt, server_name: %q}
   static_configs: [{targets: [%q], labels: {instance: node}}]
-`, driverNamespace, k.driverPod(), api.BearerToken, api.ServerName, server.Host)
+`, job, driverNamespace, k.driverPod(), path, api.BearerToken, api.ServerName, server.Host)
+	}
 	for name, content := range map[string][]byte{
 		"prometheus.yml": []byte(config), "rules.yaml": pause.ReplaceAll(rules, []byte("${1}for: 2s")), "ca.crt": api.CAData,
 	} {

@@ -139,7 +139,7 @@ func exposed(t *testing.T) map[string][]string {
 	all := map[string][]string{
 		"up": target, "process_resident_memory_bytes": target, "process_cpu_seconds_total": target, "go_goroutines": target,
 	}
-	row := regexp.MustCompile("(?m)^\\| `(katadirect_csi_\\w+)` \\| (\\w+) \\| ([^|]+) \\|")
+	row := regexp.MustCompile("(?m)^\\| `(kata(?:direct)?_\\w+)` \\| (\\w+) \\| ([^|]+) \\|")
 	for _, found := range row.FindAllStringSubmatch(string(text), -1) {
 		labels := slices.Clone(target)
 		for _, l := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(found[3], -1) {
@@ -162,7 +162,7 @@ func exposed(t *testing.T) map[string][]string {
 func values() map[string][]string {
 	known := map[string][]string{
 		"state": {"usable", "damaged", "readable", "unreadable", "live", "stale"},
-		"job":   {"katadirect"},
+		"job":   {"katadirect", "katadirect-machines"},
 		"le":    {"2.5"},
 		"reason": {condition.ReadOnly, condition.FileSystemErrors, condition.Unreadable, condition.DeviceGone,
 			condition.IOErrors, condition.HostIOErrors, condition.ReportedByGuest},
@@ -364,11 +364,13 @@ func TestScrapingFindsTheDrivers(t *testing.T) {
 		} `json:"scrape_configs"`
 	}
 	read(t, filepath.Join(dir, "scrape.yaml"), &plain)
-	if len(plain.Configs) != 1 || plain.Configs[0].Job != "katadirect" {
+	if len(plain.Configs) != 2 || plain.Configs[0].Job != "katadirect" || plain.Configs[1].Job != "katadirect-machines" {
 		t.Fatalf("the jobs are %+v", plain.Configs)
 	}
-	kept := plain.Configs[0].Relabels[0]
-	if want := labels["app.kubernetes.io/name"] + ";" + labels["app.kubernetes.io/component"]; kept.Action != "keep" || kept.Regex != want {
-		t.Errorf("pods are kept by %+v, and the drivers are %s", kept, want)
+	for _, config := range plain.Configs {
+		kept := config.Relabels[0]
+		if want := labels["app.kubernetes.io/name"] + ";" + labels["app.kubernetes.io/component"]; kept.Action != "keep" || kept.Regex != want {
+			t.Errorf("pods are kept by %+v, and the drivers are %s", kept, want)
+		}
 	}
 }

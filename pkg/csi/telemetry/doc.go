@@ -4,6 +4,7 @@
 //	calls.go       counts and times every RPC; package csi's interceptor tells it of each
 //	state.go       pool, volumes and records, read when somebody scrapes
 //	health.go      a Probe over the driver's own socket
+//	machines.go    /metrics/machines, what the shims of machines with volumes tell
 //	report.go      /volumes, how each volume is, for kubectl katadirect
 //	endpoint.go    all of these over HTTP
 //	tracing.go     spans, exported over OTLP when the environment asks for it

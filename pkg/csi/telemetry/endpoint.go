@@ -10,8 +10,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/katadirect/katadirect/pkg/csi/facts"
 )
 
 // Limits of the endpoint. It serves whoever can reach it, so nobody may hold much of it.
@@ -22,15 +20,17 @@ const (
 	answerTimeout  = 2 * scrapeTimeout
 )
 
-// Handler answers /metrics, /healthz, /readyz and facts.Path, to GET alone.
-func Handler(registry *prometheus.Registry, health *Health, reports http.Handler) http.Handler {
+// Handler answers /metrics, /healthz, /readyz and the paths given, to GET alone.
+func Handler(registry *prometheus.Registry, health *Health, others map[string]http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.InstrumentMetricHandler(registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		MaxRequestsInFlight: maxScrapes, Timeout: answerTimeout,
 	})))
 	mux.HandleFunc("GET /healthz", check(health.Live))
 	mux.HandleFunc("GET /readyz", check(health.Ready))
-	mux.Handle("GET "+facts.Path, reports)
+	for path, other := range others {
+		mux.Handle("GET "+path, other)
+	}
 	return mux
 }
 

@@ -56,7 +56,7 @@ func endpoint(t *testing.T, probe func(context.Context) (*csi.ProbeResponse, err
 	t.Cleanup(func() { health.Close() })
 	registry := NewRegistry("v1")
 	RegisterState(registry, source{state: full()}, 10, quiet)
-	server := httptest.NewServer(Handler(registry, health, http.NotFoundHandler()))
+	server := httptest.NewServer(Handler(registry, health, nil))
 	t.Cleanup(server.Close)
 	return server
 }
