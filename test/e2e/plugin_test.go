@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -136,6 +137,7 @@ func (k *kube) rightsOfThePlugin(kubectl plugin) {
 	}
 	k.t.Cleanup(func() {
 		_, _ = k.Kubectl(context.WithoutCancel(k.t.Context()), "delete", "clusterrolebinding/e2e-view", "clusterrole/katadirect-view")
+		_, _ = k.Kubectl(context.WithoutCancel(k.t.Context()), "-n", driverNamespace, "delete", "rolebinding/e2e-view", "role/katadirect-view")
 	})
 	if v := kubectl.claim("seen", "--as", "watcher"); v.Facts == nil || v.Facts.Machine == nil || v.Node == "" || len(v.Wrong) == 0 || len(v.Snapshots) != 1 {
 		k.t.Errorf("with the roles of deploy/kubectl it sees %+v", v)
@@ -146,13 +148,7 @@ func (k *kube) rightsOfThePlugin(kubectl plugin) {
 		k.t.Errorf("a developer sees (%v)\n%s\n%s", err, stdout, stderr)
 	}
 	_, stderr, err = kubectl.try("volumes", "--as", "nobody")
-	if exit := (*exec.ExitError)(nil); err == nil || !asExit(err, &exit) || exit.ExitCode() != 4 {
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 4 {
 		k.t.Errorf("without any right it exits with %v: %s", err, stderr)
 	}
-}
-
-func asExit(err error, exit **exec.ExitError) bool {
-	e, ok := err.(*exec.ExitError)
-	*exit = e
-	return ok
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/katadirect/katadirect/internal/condition"
 	"github.com/katadirect/katadirect/internal/lab"
+	"github.com/katadirect/katadirect/pkg/csi/telemetry"
 )
 
 const (
@@ -335,18 +336,33 @@ func TestScrapingFindsTheDrivers(t *testing.T) {
 	labels := daemonSet.Spec.Template.Metadata.Labels
 	var monitor struct {
 		Spec struct {
-			JobLabel string `json:"jobLabel"`
 			Selector struct {
 				MatchLabels map[string]string `json:"matchLabels"`
 			} `json:"selector"`
 			Endpoints []struct {
-				Port string `json:"port"`
+				Port, Path string
+				Relabels   []struct{ TargetLabel, Replacement string } `json:"relabelings"`
 			} `json:"podMetricsEndpoints"`
 		} `json:"spec"`
 	}
-	read(t, filepath.Join(dir, "podmonitor.yaml"), &monitor)
-	if len(monitor.Spec.Selector.MatchLabels) == 0 || monitor.Spec.Endpoints[0].Port != "http" || labels[monitor.Spec.JobLabel] != "katadirect" {
-		t.Errorf("the PodMonitor is %+v, the driver's labels are %v", monitor, labels)
+	raw, err := os.ReadFile(root + "/deploy/kustomize/components/monitoring/podmonitors.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(raw), "\n---\n")
+	if err := yaml.Unmarshal([]byte(first), &monitor); err != nil {
+		t.Fatal(err)
+	}
+	jobs := map[string]string{}
+	for _, e := range monitor.Spec.Endpoints {
+		for _, r := range e.Relabels {
+			if r.TargetLabel == "job" && e.Port == "http" {
+				jobs[r.Replacement] = e.Path
+			}
+		}
+	}
+	if path, there := jobs["katadirect"]; !there || path != "" || jobs["katadirect-machines"] != telemetry.MachinesPath || len(monitor.Spec.Selector.MatchLabels) == 0 {
+		t.Errorf("the PodMonitor scrapes %v of %v", jobs, monitor.Spec.Selector)
 	}
 	for key, value := range monitor.Spec.Selector.MatchLabels {
 		if labels[key] != value {
