@@ -15,7 +15,7 @@ import (
 )
 
 // apiServer answers what the plugin asks, from objects as text and from handlers by path. It stands in for the real one
-// to refuse, and to be slow, on request; test/e2e asks the real one.
+// to refuse, and to be slow, on request.
 type apiServer struct {
 	t       *testing.T
 	objects map[string][]map[string]any // by plural
