@@ -10,7 +10,7 @@ if [ "${1:-test}" = test ]; then
 	# iptables: the cluster's services, and what the agent runs in a guest; curl, bash-static, netcat-openbsd: what
 	# Kubernetes' suite runs in its containers;
 	# gcc: the race detector and Kubernetes' pause program; protobuf-compiler: generated code is made again and compared.
-	packages+=" runc iptables curl bash-static netcat-openbsd e2fsprogs xfsprogs btrfs-progs gcc libc6-dev protobuf-compiler"
+	packages+=" runc iptables curl dbus-daemon bash-static netcat-openbsd e2fsprogs xfsprogs btrfs-progs gcc libc6-dev protobuf-compiler"
 fi
 
 fail() { echo "$*" >&2; exit 1; }
