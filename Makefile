@@ -30,7 +30,7 @@ demo: setup-demo build guest containerd1 ## one volume from claim to guest and b
 	@bin/katadirect demo
 
 test: root setup-test build guest containerd1 containerd2 prometheus kubernetes kubernetes-suite helm lint ## everything: lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak
-	@go test -race -timeout 30m ./cmd/... ./internal/... ./pkg/...
+	@go test -race -timeout 30m ./cmd/... ./deploy/... ./internal/... ./pkg/...
 	@go test -count=1 -p 1 -timeout 60m ./test/...
 
 bench: root setup-test build guest containerd1 ## measure, with the floor beside each figure; writes out/bench.json
@@ -63,8 +63,12 @@ build: ## the five programs, static, in bin/
 guest: build ## the guest's kernel and initrd, from Debian's packages, in the cache
 	@bin/katadirect guest build
 
-image: build guest ## the image of deploy/, made without Docker: out/image/katadirect.tar (docker save) and out/image/oci; IMAGE=name:tag
+image: build guest ## the image of deploy/, made without Docker: out/image/katadirect.tar (docker save) and katadirect-oci; IMAGE=name:tag
 	@go run ./deploy/image --version '$(VERSION)' --out out/image $(if $(IMAGE),--name '$(IMAGE)')
+
+push-image: build guest ## the same, into the registry that IMAGE=registry/name:tag names, with the credentials of docker login
+	@[ -n '$(IMAGE)' ] || { echo "push-image: say where to: IMAGE=registry/name:tag" >&2; exit 1; }
+	@go run ./deploy/image --version '$(VERSION)' --push --name '$(IMAGE)'
 
 example-images: ## the images of deploy/examples that nobody else makes: out/image/postgresql.tar
 	@go run ./deploy/image --postgresql --out out/image
@@ -157,4 +161,4 @@ $(STATICCHECK): hack/tools/go.mod
 	@CGO_ENABLED=0 go build -C hack/tools -mod=readonly -trimpath -o $(@D)/ tool
 	@touch $@
 
-.PHONY: help demo test bench soak build guest image example-images helm lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite prometheus
+.PHONY: help demo test bench soak build guest image push-image example-images helm lint generate setup clean setup-demo setup-test root containerd1 containerd2 cluster cluster-down e2e conformance kubernetes kubernetes-suite prometheus

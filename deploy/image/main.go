@@ -1,8 +1,9 @@
 // Command image writes the image that deploy/ runs: "make image" calls it. It needs neither Docker nor a registry.
 //
-//	image --out DIR      DIR/katadirect.tar, as "docker save" writes it, and DIR/oci, an OCI image layout
+//	image --out DIR      DIR/katadirect.tar, as "docker save" writes it, and DIR/katadirect-oci, an OCI image layout
+//	image --push         puts the image into the registry that its --name says, with docker login's credentials
 //	image --tree DIR     the image's files, for deploy/image/Dockerfile
-//	image --postgresql --out DIR    the image of deploy/examples/postgresql.yaml, DIR/postgresql.tar
+//	image --postgresql --out DIR    the image of deploy/examples/postgresql.yaml, DIR/postgresql.tar and so on
 //
 // What is in the images is internal/driverimage and internal/postgresimage.
 package main
@@ -16,12 +17,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/katadirect/katadirect/internal/driverimage"
@@ -47,21 +51,22 @@ func run(ctx context.Context, args []string) error {
 	guest := flags.String("guest", "", "folder of the guest's kernel and initrd (default: where \"make guest\" puts them)")
 	flags.StringVar(&o.Version, "version", "unknown", "version for the image's label")
 	tag := flags.String("name", "", "name and tag in the archives (default: the one in deploy/)")
+	push := flags.Bool("push", false, "put the image into its registry")
 	postgresql := flags.Bool("postgresql", false, "make the example's image of PostgreSQL instead")
-	out := flags.String("out", "", "folder for katadirect.tar and oci")
+	out := flags.String("out", "", "folder for katadirect.tar and katadirect-oci")
 	tree := flags.String("tree", "", "folder for the image's files")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || (*out == "") == (*tree == "") || *postgresql && *out == "" {
-		return errors.New("want either --out or --tree, and no arguments")
+	if flags.NArg() > 0 || (*out == "" && !*push) == (*tree == "") {
+		return errors.New("want --out, --push or --tree, and no arguments")
 	}
 	if *postgresql {
 		image, err := postgresimage.Build(ctx, "", o.Progress)
 		if err != nil {
 			return err
 		}
-		return write(image, cmp.Or(*tag, postgresimage.Name), filepath.Join(*out, "postgresql.tar"))
+		return put(ctx, image, cmp.Or(*tag, postgresimage.Name), *push, *out, "postgresql.tar")
 	}
 	var err error
 	if o.Guest, err = guestimage.Open(*guest); err != nil {
@@ -78,16 +83,28 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	named := cmp.Or(*tag, driverimage.Name+":"+driverimage.DefaultTag)
-	return errors.Join(write(image, named, filepath.Join(*out, "katadirect.tar")), writeLayout(image, named, filepath.Join(*out, "oci")))
+	return put(ctx, image, cmp.Or(*tag, driverimage.Name+":"+driverimage.DefaultTag), *push, *out, "katadirect.tar")
 }
 
-// write writes an archive as "docker save" does, and says what it is.
-func write(image v1.Image, named, archive string) error {
+// put pushes the image, or writes it into the folder out, both as an archive and as an OCI layout.
+func put(ctx context.Context, image v1.Image, named string, push bool, out, archive string) error {
 	tag, err := name.NewTag(named)
 	if err != nil {
 		return err
 	}
+	if push {
+		if err := remote.Write(tag, image, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
+			return fmt.Errorf("push %s: %w", tag, err)
+		}
+		digest, err := image.Digest()
+		fmt.Printf("%s@%s\n", tag.Context(), digest)
+		return err
+	}
+	return errors.Join(write(image, tag, filepath.Join(out, archive)), writeLayout(image, tag, filepath.Join(out, strings.TrimSuffix(archive, ".tar")+"-oci")))
+}
+
+// write writes an archive as "docker save" does, and says what it is.
+func write(image v1.Image, tag name.Tag, archive string) error {
 	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
 		return err
 	}
@@ -108,11 +125,7 @@ func write(image v1.Image, named, archive string) error {
 }
 
 // writeLayout writes an OCI image layout.
-func writeLayout(image v1.Image, named, dir string) error {
-	tag, err := name.NewTag(named)
-	if err != nil {
-		return err
-	}
+func writeLayout(image v1.Image, tag name.Tag, dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
