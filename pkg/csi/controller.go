@@ -7,6 +7,8 @@ import (
 	"log/slog"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/katadirect/katadirect/pkg/csi/loop"
@@ -211,15 +213,14 @@ func anyFSType(r *csi.ValidateVolumeCapabilitiesRequest) bool {
 // would do: with storage capacity tracked the scheduler sends no pod to where no capacity is known, and then nobody asks
 // for the volume, and nobody hears why it cannot be made.
 func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	spec, err := c.capacityOf(r)
-	if err != nil {
-		c.log.Debug("capacity of what would be refused", "reason", err)
-		spec = pool.Spec{FSType: defaultFSType}
-	}
 	if !c.topology.holds(r.GetAccessibleTopology()) {
 		return &csi.GetCapacityResponse{}, nil
 	}
-	capacity, err := c.pool.Capacity(ctx, spec)
+	capacity, err := c.capacityOf(ctx, r)
+	if status.Code(toStatus(err)) == codes.InvalidArgument {
+		c.log.Debug("capacity of what would be refused", "reason", err)
+		capacity, err = c.pool.Capacity(ctx, pool.Spec{FSType: defaultFSType})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -230,23 +231,26 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 	}, nil
 }
 
-// capacityOf is what the volumes are like that a question is about, or why they would be refused.
-func (c *controller) capacityOf(r *csi.GetCapacityRequest) (pool.Spec, error) {
+// capacityOf is what there is of the volumes that a question is about, or why they would be refused.
+func (c *controller) capacityOf(ctx context.Context, r *csi.GetCapacityRequest) (none pool.Capacity, err error) {
 	params, err := parseParameters(r.GetParameters())
 	if err != nil {
-		return pool.Spec{}, err
+		return none, err
 	}
 	if err := c.modes.accept(params.mode); err != nil {
-		return pool.Spec{}, err
+		return none, err
 	}
 	fsType := params.fsType
 	if len(r.GetVolumeCapabilities()) > 0 {
 		if _, fsType, err = parseClass(r.GetParameters(), r.GetVolumeCapabilities()); err != nil {
-			return pool.Spec{}, err
+			return none, err
 		}
 	}
 	fsType = cmp.Or(fsType, defaultFSType)
-	return pool.Spec{FSType: fsType, Overcommit: params.overcommit}, params.checkFor(fsType)
+	if err := params.checkFor(fsType); err != nil {
+		return none, err
+	}
+	return c.pool.Capacity(ctx, pool.Spec{FSType: fsType, Overcommit: params.overcommit})
 }
 
 // ControllerExpandVolume changes nothing: the node that has the volume grows it in NodeExpandVolume. It may be asked

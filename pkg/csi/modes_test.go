@@ -151,8 +151,6 @@ func TestWithoutKubernetesOnlyWhatNeedsNoLookUpWorks(t *testing.T) {
 		Name: "more", Parameters: inMode("auto"), VolumeCapabilities: []*csi.VolumeCapability{capability()},
 	})
 	refused(t, err, codes.InvalidArgument, "auto", "--kubernetes")
-	_, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: inMode("auto")})
-	refused(t, err, codes.InvalidArgument, "auto", "--kubernetes")
 	must(t, auto.stage())
 	refused(t, auto.publish(h.target("auto")), codes.FailedPrecondition, auto.id, "--kubernetes")
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
@@ -129,8 +131,8 @@ func (c *Client) checkWithin(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrNoAnswer)
 	defer cancel()
 	err := c.Check(ctx)
-	if err != nil && context.Cause(ctx) == ErrNoAnswer && !errors.Is(err, ErrGone) {
-		return fmt.Errorf("agent: Check: %w", ErrNoAnswer) // also if it has said that it had no time
+	if IsCode(err, codes.DeadlineExceeded) {
+		return fmt.Errorf("agent: Check: %w", ErrNoAnswer) // it may be the first to see that its time is over, and say so
 	}
 	return err
 }
