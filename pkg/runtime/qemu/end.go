@@ -19,6 +19,9 @@ import (
 const (
 	quitGrace = 2 * time.Second
 	killGrace = 10 * time.Second
+	// endGrace is how long QEMU may take to end by itself once it has said that it does. What the guest has flushed is
+	// the host's by then.
+	endGrace = 5 * time.Second
 )
 
 // quoted bounds how much of QEMU's or the guest's own words goes into an error, in bytes.
@@ -33,14 +36,12 @@ func (m *Machine) attend(r *running, console net.Conn) {
 	reading.Go(func() { drain(console, r.console) })
 	select {
 	case <-r.process.exited:
+	case <-r.watch.ending:
+		// QEMU 7.2 can hang after that, when a QMP command came in just then: cleaning up, it waits for the command.
+		r.process.killAfter(endGrace)
 	case <-r.qmp.Done():
 		// QEMU closes its end only when it ends. If it does not end, nobody could control it any more.
-		select {
-		case <-r.process.exited:
-		case <-time.After(quitGrace):
-			r.process.kill()
-			<-r.process.exited
-		}
+		r.process.killAfter(quitGrace)
 	}
 	// With the process all its sockets are closed; each reader ends by itself after the last word.
 	reading.Wait()

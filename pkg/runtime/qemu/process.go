@@ -66,6 +66,16 @@ func startIn(namespace *os.File, cmd *exec.Cmd) error {
 // kill ends the process with SIGKILL. It may be called at any time.
 func (p *process) kill() { _ = p.handle.Kill() } // the only failure is that it has ended
 
+// killAfter returns when the process has ended: by itself, or killed after grace.
+func (p *process) killAfter(grace time.Duration) {
+	select {
+	case <-p.exited:
+	case <-time.After(grace):
+		p.kill()
+		<-p.exited
+	}
+}
+
 // ending says in words how the process ended; valid after exited.
 func (p *process) ending() string {
 	status, ok := p.state.Sys().(syscall.WaitStatus)

@@ -19,7 +19,8 @@ type watch struct {
 
 	faults     faults
 	goroutines sync.WaitGroup
-	shutdown   string // reason of the SHUTDOWN event; valid after wait
+	shutdown   string        // reason of the SHUTDOWN event; valid after wait
+	ending     chan struct{} // closed when QEMU has said that it ends
 }
 
 const (
@@ -33,7 +34,7 @@ const (
 )
 
 func startWatch(c Config, client *qmp.Client) *watch {
-	w := &watch{client: client, onEvent: c.OnEvent, log: c.Log}
+	w := &watch{client: client, onEvent: c.OnEvent, log: c.Log, ending: make(chan struct{})}
 	// Each kind has a queue of its own, so that a flood of one hides no other.
 	shutdown := client.Subscribe(1, qmp.Named("SHUTDOWN"))
 	noSpace := client.Subscribe(1, func(e qmp.Event) bool { return ioError(e).stopsForSpace() })
@@ -63,6 +64,7 @@ func (w *watch) followShutdown(events *qmp.Subscription) {
 	if err := e.Decode(&data); err == nil {
 		w.shutdown = data.Reason
 	}
+	close(w.ending)
 }
 
 // followSpace lets the machine go on when there may be space again on the host.
