@@ -27,7 +27,7 @@ import (
 )
 
 // Name is the image's name in deploy/, without a tag.
-const Name = "ghcr.io/katadirect/katadirect"
+const Name = "registry.example.org/katadirect/katadirect"
 
 // DefaultTag is the tag in deploy/, for images that are built and not released.
 const DefaultTag = "dev"

@@ -23,7 +23,7 @@ import (
 )
 
 // Name is the image's name in deploy/examples.
-const Name = "ghcr.io/katadirect/example-postgresql:dev"
+const Name = "registry.example.org/katadirect/example-postgresql:dev"
 
 // user is postgres' id. Debian gives it the next that is free; this is what most images have.
 const user = 999
