@@ -1,10 +1,12 @@
 package boot
 
 import (
-	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // consoleLines is how many log lines wait for a slow console, and for one that
@@ -15,8 +17,9 @@ const consoleLines = 1024
 // host may not be reading, and the agent must serve all the same. Lines that
 // find the queue full are counted and dropped.
 type Console struct {
-	lines   chan line
-	dropped atomic.Uint64
+	lines    chan line
+	attached sync.Once
+	dropped  atomic.Uint64
 }
 
 // line is something to write, or, with flushed, a question whether everything
@@ -41,18 +44,21 @@ func (c *Console) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// Flush waits until everything queued was written, at most for timeout.
-func (c *Console) Flush(timeout time.Duration) {
+// Flush waits until everything queued was written and the terminal has sent
+// it, at most for timeout, and says whether it came to that.
+func (c *Console) Flush(timeout time.Duration) bool {
 	expired := time.After(timeout)
 	flushed := make(chan struct{})
 	select {
 	case c.lines <- line{flushed: flushed}:
 	case <-expired:
-		return
+		return false
 	}
 	select {
 	case <-flushed:
+		return true
 	case <-expired:
+		return false
 	}
 }
 
@@ -60,23 +66,44 @@ func (c *Console) Flush(timeout time.Duration) {
 func (c *Console) Dropped() uint64 { return c.dropped.Load() }
 
 // Attach starts writing to the first of the files that can be opened, and to
-// standard error if there is none. It is called once; the writing goes on for
-// as long as the process.
+// standard error if there is none. The writing goes on for as long as the
+// process. A second call does nothing: of two writers, one would answer Flush
+// while the other still has the last words in its hand.
 func (c *Console) Attach(paths ...string) {
-	out := io.Writer(os.Stderr)
+	c.attached.Do(func() { go c.carry(openFirst(paths)) })
+}
+
+func openFirst(paths []string) *os.File {
 	for _, path := range paths {
 		if f, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil {
-			out = f
-			break
+			return f
 		}
 	}
-	go func() {
-		for l := range c.lines {
-			if l.flushed != nil {
-				close(l.flushed)
-				continue
-			}
+	return os.Stderr
+}
+
+func (c *Console) carry(out *os.File) {
+	for l := range c.lines {
+		if l.flushed == nil {
 			_, _ = out.Write(l.text)
+			continue
 		}
-	}()
+		// What a terminal's driver still holds back goes down with the machine. Other files have nothing to drain.
+		_ = drain(out)
+		close(l.flushed)
+	}
+}
+
+// drain waits until the terminal has sent everything (tcdrain, which is TCSBRK with an argument other than 0).
+func drain(terminal *os.File) error {
+	raw, err := terminal.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.IoctlSetInt(int(fd), unix.TCSBRK, 1) })
+	if err != nil {
+		return err
+	}
+	return failed
 }

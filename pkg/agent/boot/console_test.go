@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,5 +49,33 @@ func TestAConsoleThatNobodyReadsHoldsNobodyUp(t *testing.T) {
 	c.Flush(10 * time.Millisecond)
 	if c.Dropped() == 0 {
 		t.Error("nothing was dropped: where did it all go?")
+	}
+}
+
+// The agent attaches when it starts to serve, and again when it cannot go on: what it says last must be out before the
+// machine is switched off.
+func TestAConsoleAttachedTwiceFlushesOnlyWhatWasWritten(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "console")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	c := NewConsole()
+	c.Attach(fifo)
+	c.Attach(fifo)
+	line := strings.Repeat("x", 1<<20) // more than the pipe holds: its writer waits
+	fmt.Fprintln(c, line)
+	if c.Flush(50 * time.Millisecond) {
+		t.Error("flushed before it was read")
+	}
+	if _, err := io.CopyN(io.Discard, reader, int64(len(line)+1)); err != nil {
+		t.Fatal(err)
+	}
+	if !c.Flush(10 * time.Second) {
+		t.Error("not flushed though all was read")
 	}
 }
