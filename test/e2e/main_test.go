@@ -61,6 +61,8 @@ var together = slices.Concat(
 		{"direct", "a direct volume is for machines only", directForAnOrdinaryPod},
 		{"words", "claim and RuntimeClass have their word", wordsOfClaimAndRuntimeClass},
 		{"inline-huge", "an inline volume that cannot be is told to people", inlineThatCannotBe},
+		{"prometheus", "Prometheus sees the driver, every panel has data, and alerts fire", prometheusSeesTheDriver},
+		{"plugin", "kubectl katadirect shows claims, machines and what went wrong", pluginShowsVolumes},
 		{"snapshot", "snapshot, restore and clone of a volume in use", snapshotRestoreAndClone},
 	},
 )
