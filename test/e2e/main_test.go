@@ -76,12 +76,11 @@ var alone = []scenario{
 	{"ten", "ten pods with a claim each, at once", tenAtOnce},
 	{"restarts", "driver, kubelet, containerd and API server start again under a running pod", restartsUnderAPod},
 	{"reboot", "the node reboots", nodeReboots},
-	{"installer", "the runtime is put on a node by its DaemonSet, and taken off again under a pod", installerOnANode},
 	{"nodes", "two nodes: a volume is used where it is", twoNodes},
 }
 
 // long are the scenarios that "make test" has no time for.
-var long = []string{"postgres", "missing", "full", "speed", "ten", "restarts", "reboot", "installer", "nodes"}
+var long = []string{"postgres", "missing", "full", "speed", "ten", "restarts", "reboot", "nodes"}
 
 // chosen are those of the scenarios that are to be run.
 func chosen(all []scenario) []scenario {
