@@ -34,18 +34,22 @@ func (c *Cluster) startControlPlane(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	server, err := c.lab.Start(lab.Command{Name: "kube-apiserver", Path: c.Program("kube-apiserver"), Args: []string{
-		"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--advertise-address=" + nodeIP,
-		"--secure-port=6443", "--tls-cert-file=" + c.pki.path(serverCert), "--tls-private-key-file=" + c.pki.path(serverKey),
-		"--client-ca-file=" + c.pki.path(caCert), "--token-auth-file=" + c.pki.path(tokenFile),
+	audit, err := c.auditFlags()
+	if err != nil {
+		return err
+	}
+	server, err := c.lab.Start(lab.Command{Name: "kube-apiserver", Path: c.Program("kube-apiserver"), Args: append(audit,
+		"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--advertise-address="+nodeIP,
+		"--secure-port=6443", "--tls-cert-file="+c.pki.path(serverCert), "--tls-private-key-file="+c.pki.path(serverKey),
+		"--client-ca-file="+c.pki.path(caCert), "--token-auth-file="+c.pki.path(tokenFile),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
-		"--kubelet-client-certificate=" + c.pki.path(kubeletClient), "--kubelet-client-key=" + c.pki.path(kubeletKey),
+		"--kubelet-client-certificate="+c.pki.path(kubeletClient), "--kubelet-client-key="+c.pki.path(kubeletKey),
 		"--kubelet-preferred-address-types=InternalIP",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + c.pki.path(accountPublic),
-		"--service-account-signing-key-file=" + c.pki.path(accountKey), "--service-cluster-ip-range=" + serviceCIDR,
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+c.pki.path(accountPublic),
+		"--service-account-signing-key-file="+c.pki.path(accountKey), "--service-cluster-ip-range="+serviceCIDR,
 		"--runtime-config=storage.k8s.io/v1beta1=true", // in which these sidecars know VolumeAttributesClasses
 		"--profiling=false",
-	}})
+	)})
 	if err != nil {
 		return err
 	}

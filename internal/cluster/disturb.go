@@ -26,6 +26,9 @@ func (c *Cluster) Kill(name string) error {
 	return nil
 }
 
+// Stop ends a part of the cluster as its service manager would.
+func (c *Cluster) Stop(ctx context.Context, name string) error { return c.lab.StopProcess(ctx, name) }
+
 // Again starts a part of the cluster that has ended, and returns when it does its work. path, if not empty, is a program
 // to be started in place of what was started before.
 func (c *Cluster) Again(ctx context.Context, name, path string) error {

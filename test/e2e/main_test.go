@@ -76,11 +76,14 @@ var alone = []scenario{
 	{"ten", "ten pods with a claim each, at once", tenAtOnce},
 	{"restarts", "driver, kubelet, containerd and API server start again under a running pod", restartsUnderAPod},
 	{"reboot", "the node reboots", nodeReboots},
+	{"installer", "the runtime is put on a node by its DaemonSet, and taken off again under a pod", installerOnANode},
+	{"chart", "Helm takes the driver over from kustomize, upgrades it, rolls it back, and installs it anew", chartInPlaceOfKustomize},
 	{"nodes", "two nodes: a volume is used where it is", twoNodes},
+	{"rights", "what the driver's accounts may do is what they have done", rightsAreUsed},
 }
 
 // long are the scenarios that "make test" has no time for.
-var long = []string{"postgres", "missing", "full", "speed", "ten", "restarts", "reboot", "nodes"}
+var long = []string{"postgres", "missing", "full", "speed", "ten", "restarts", "reboot", "installer", "chart", "nodes", "rights"}
 
 // chosen are those of the scenarios that are to be run.
 func chosen(all []scenario) []scenario {
