@@ -164,6 +164,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 func (d *Driver) Close() error {
 	d.jobs.close()
 	d.checkup.views.Close()
+	d.observer.records.store.Close()
 	return d.pool.Close()
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
@@ -33,7 +35,7 @@ func openRecords(ctx context.Context, c Config) (records, error) {
 	if err != nil {
 		return records{}, err
 	}
-	store := directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes), directvolume.WithBootID(boot))
+	store := directvolume.NewStore(c.RecordRoot, directvolume.WithSandboxes(c.Sandboxes), directvolume.WithBootID(boot), directvolume.WithBackground())
 	removed, err := store.RemoveEarlierBoots(ctx)
 	if len(removed) > 0 {
 		c.Log.InfoContext(ctx, "removed the records of an earlier boot", "paths", removed)
@@ -122,9 +124,25 @@ func sameMount(a, b directvolume.Record) bool {
 
 // realPath resolves symbolic links in the folder that path is in, as the store does. The path itself may not exist.
 func realPath(path string) (string, error) {
-	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	parent := filepath.Dir(path)
+	if hasNoLinks(parent) {
+		return filepath.Join(parent, filepath.Base(path)), nil
+	}
+	parent, err := filepath.EvalSymlinks(parent)
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join(parent, filepath.Base(path)), nil
+}
+
+// hasNoLinks is the kernel's word in two system calls, where EvalSymlinks needs one for each folder on the way.
+func hasNoLinks(path string) bool {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return false // EvalSymlinks finds out why
+	}
+	unix.Close(fd)
+	return true
 }

@@ -88,6 +88,7 @@ func TestManyVolumesLiveTheirLivesAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
+	h.stop() // it ends what is done beside the calls
 	for _, folder := range []string{"pool", "records", filepath.Join("state", "staged")} {
 		left, err := os.ReadDir(h.path(folder))
 		must(t, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 
@@ -51,17 +52,22 @@ func (s *Store) isOfEarlierBoot(r Record) bool {
 }
 
 // RemoveEarlierBoots removes the records that say they are of another boot, whoever wrote them, and returns what they
-// were for. Records that do not say it are left alone, and so are all if the Store was not made WithBootID.
+// were for. Records that do not say it are left alone, and so are all if the Store was not made WithBootID. What killed
+// processes have left in the making goes too.
 func (s *Store) RemoveEarlierBoots(ctx context.Context) (volumePaths []string, err error) {
-	old, err := s.Matching(ctx, s.isOfEarlierBoot)
-	if err != nil || len(old) == 0 {
-		return nil, err
-	}
 	root, err := openRoot(s.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer root.close()
+	s.sweepOnce(root)
+	old, err := s.Matching(ctx, s.isOfEarlierBoot)
+	if err != nil || len(old) == 0 {
+		return nil, err
+	}
 	var errs []error
 	for _, entry := range old {
 		switch removed, err := s.removeEarlier(ctx, root, entry); {

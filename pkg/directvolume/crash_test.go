@@ -38,22 +38,26 @@ func TestRecordIsWholeAndNeverAbsentHoweverItsWriterIsKilled(t *testing.T) {
 }
 
 func TestRecordIsWholeOrAbsentHoweverItsRemoverIsKilled(t *testing.T) {
-	h := newHost(t)
-	devices := []string{"/dev/sdf", "/dev/sdg"}
-	for range kills {
-		writer := startChild(t, "add-remove", h.dir, "/v", devices[0], devices[1])
-		if line := writer.line(); line != "ready" {
-			t.Fatal(line)
-		}
-		pause()
-		writer.kill()
-		if got, err := h.store().Get(t.Context(), "/v"); !errors.Is(err, ErrNotFound) && (err != nil || !slices.Contains(devices, got.Device)) {
-			t.Fatalf("%+v, %v", got, err)
-		}
-	}
-	must(t, h.store().Remove(t.Context(), "/v"))
-	if names := h.rootNames(t); len(names) != 0 {
-		t.Fatalf("left over: %q", names)
+	for _, mode := range []string{"add-remove", "add-remove-background"} {
+		t.Run(mode, func(t *testing.T) {
+			h := newHost(t)
+			devices := []string{"/dev/sdf", "/dev/sdg"}
+			for range kills {
+				writer := startChild(t, mode, h.dir, "/v", devices[0], devices[1])
+				if line := writer.line(); line != "ready" {
+					t.Fatal(line)
+				}
+				pause()
+				writer.kill()
+				if got, err := h.store().Get(t.Context(), "/v"); !errors.Is(err, ErrNotFound) && (err != nil || !slices.Contains(devices, got.Device)) {
+					t.Fatalf("%+v, %v", got, err)
+				}
+			}
+			must(t, h.store().Remove(t.Context(), "/v"))
+			if names := h.rootNames(t); len(names) != 0 {
+				t.Fatalf("left over: %q", names)
+			}
+		})
 	}
 }
 
@@ -78,7 +82,7 @@ func TestReadersNeverSeeABadRecordWhileWritersAreKilled(t *testing.T) {
 		}
 	}()
 	for range kills / 3 {
-		first := startChild(t, "add-remove", h.dir, "/v", "/dev/sdf")
+		first := startChild(t, "add-remove-background", h.dir, "/v", "/dev/sdf")
 		second := startChild(t, "add", h.dir, "/v", "/dev/sdg")
 		first.line()
 		second.line()

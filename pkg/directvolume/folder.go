@@ -43,6 +43,12 @@ func (r *rootDir) fd() int { return r.dir }
 
 func (r *rootDir) close() { unix.Close(r.dir) }
 
+// dup opens the same folder once more, for who closes it later.
+func (r *rootDir) dup() (*rootDir, error) {
+	dir, err := unix.FcntlInt(uintptr(r.dir), unix.F_DUPFD_CLOEXEC, 0)
+	return &rootDir{dir}, err
+}
+
 // names lists the root anew.
 func (r *rootDir) names() ([]string, error) {
 	names, err := readNames(r.fd())
@@ -155,7 +161,12 @@ func flock(ctx context.Context, fd int) error {
 	}
 }
 
-func (f *folder) close() { unix.Close(f.fd) }
+func (f *folder) close() {
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+	}
+	f.fd = -1
+}
 
 // current reports whether the name still stands for this folder.
 func (f *folder) current() (bool, error) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // childMode, set in the environment, makes the test binary act as another process of the host: see TestMain.
@@ -34,7 +35,12 @@ func runChild(mode string, args []string) error {
 	case "add": // add records until killed
 		return h.addForever(args[1], args[2:])
 	case "add-remove":
-		return h.addAndRemoveForever(args[1], args[2:])
+		return h.addAndRemoveForever(args[1], args[2:], h.store)
+	case "add-remove-background":
+		store := h.storeWithBackground()
+		return h.addAndRemoveForever(args[1], args[2:], func() *Store { return store })
+	case "add-and-wait":
+		return h.addAndKeepDraft(args[1], args[2])
 	case "claim":
 		return h.claimAndWait(args[1], args[2])
 	}
@@ -51,16 +57,28 @@ func (h host) addForever(volumePath string, devices []string) error {
 	}
 }
 
-func (h host) addAndRemoveForever(volumePath string, devices []string) error {
+func (h host) addAndRemoveForever(volumePath string, devices []string, store func() *Store) error {
 	fmt.Println("ready")
 	for i := 0; ; i++ {
-		if err := h.store().Add(context.Background(), volumePath, h.record(devices[i%len(devices)])); err != nil {
+		if err := store().Add(context.Background(), volumePath, h.record(devices[i%len(devices)])); err != nil {
 			return err
 		}
-		if err := h.store().Remove(context.Background(), volumePath); err != nil {
+		if err := store().Remove(context.Background(), volumePath); err != nil {
 			return err
 		}
 	}
+}
+
+// addAndKeepDraft adds a record, and keeps the draft for the next.
+func (h host) addAndKeepDraft(volumePath, device string) error {
+	store := h.storeWithBackground()
+	store.background.spareLife = time.Hour
+	if err := store.Add(context.Background(), volumePath, h.record(device)); err != nil {
+		return err
+	}
+	fmt.Println("added")
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until the parent is done
+	return nil
 }
 
 func (h host) claimAndWait(volumePath, sandbox string) error {
@@ -106,6 +124,11 @@ func (h host) sandboxes() Sandboxes {
 }
 
 func (h host) store() *Store { return NewStore(h.root(), WithSandboxes(h.sandboxes())) }
+
+// storeWithBackground is to be closed.
+func (h host) storeWithBackground() *Store {
+	return NewStore(h.root(), WithSandboxes(h.sandboxes()), WithBackground())
+}
 
 func (h host) record(device string) Record {
 	return Record{VolumeType: VolumeTypeDirect, Device: device, FSType: "ext4"}

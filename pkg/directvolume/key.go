@@ -91,8 +91,15 @@ func namesFor(volumePath string) (recordNames, error) {
 func resolve(clean string) (string, error) {
 	rest := ""
 	for dir := clean; ; {
-		if isPlain(dir) {
+		err := openPlain(dir)
+		if err == nil {
 			return filepath.Join(dir, rest), nil
+		}
+		// Of a path with a link in it the kernel would have said so: what is before the missing part has none.
+		if errors.Is(err, unix.ENOENT) && dir != "/" {
+			rest = filepath.Join(filepath.Base(dir), rest)
+			dir = filepath.Dir(dir)
+			continue
 		}
 		real, err := filepath.EvalSymlinks(dir)
 		if err == nil {
@@ -111,15 +118,15 @@ func resolve(clean string) (string, error) {
 	}
 }
 
-// isPlain reports whether a path is there and has no symbolic link in it. It is the kernel's word in two system calls,
-// where EvalSymlinks needs one for each folder on the way.
-func isPlain(clean string) bool {
+// openPlain returns nil if a path is there and has no symbolic link in it, and ENOENT if there is none in the part of it
+// that is there. It is the kernel's word in two system calls, where EvalSymlinks needs one for each folder on the way.
+// After any other error EvalSymlinks finds out why.
+func openPlain(clean string) error {
 	fd, err := unix.Openat2(unix.AT_FDCWD, clean, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
-		return false // EvalSymlinks finds out why
+		return err
 	}
-	unix.Close(fd)
-	return true
+	return unix.Close(fd)
 }

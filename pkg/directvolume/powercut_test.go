@@ -70,39 +70,51 @@ func command(t *testing.T, name string, args ...string) {
 func TestAfterAPowerCutARecordIsWholeOrAbsent(t *testing.T) {
 	for _, fsType := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(fsType, func(t *testing.T) {
-			d := newDisk(t, fsType)
-			h := host{dir: d.dir}
-			devices := map[string]string{}
-			for i := range 20 {
-				path := fmt.Sprintf("/v%d", i)
-				devices[path] = h.device(t, fmt.Sprintf("disk%d", i))
-				h.added(t, path, devices[path])
-			}
-			d.commit()
-			// Claimed ones are replaced in their place.
-			h.alive(t, "s1")
-			for _, path := range []string{"/v1", "/v2"} {
-				_, err := h.store().Claim(t.Context(), path, "s1")
-				must(t, err)
-				grown := h.record(devices[path])
-				grown.Metadata = map[string]string{MetadataSizeBytes: "2147483648"}
-				must(t, h.store().Add(t.Context(), path, grown))
-			}
-			h.added(t, "/v3", devices["/v3"]) // exchanged
-			must(t, h.store().Remove(t.Context(), "/v4"))
-			d.commit()
-			after := host{dir: filepath.Dir(d.afterPowerCut(h.root()))}
-			entries, err := after.store().List(t.Context())
-			must(t, err)
-			for _, e := range entries {
-				if e.Err != nil || e.Record.Device != devices[e.VolumePath] {
-					t.Errorf("after the power cut %s is %+v", e.VolumePath, e)
-				}
-			}
-			if len(entries) < 19 { // else this test has seen nothing
-				t.Errorf("after the power cut there are %d records: the journal was not written", len(entries))
-			}
+			afterAPowerCutARecordIsWholeOrAbsent(t, fsType, host.store)
 		})
+		t.Run(fsType+", with drafts made beside", func(t *testing.T) {
+			afterAPowerCutARecordIsWholeOrAbsent(t, fsType, func(h host) *Store {
+				store := h.storeWithBackground()
+				t.Cleanup(store.Close) // before the file system goes
+				return store
+			})
+		})
+	}
+}
+
+func afterAPowerCutARecordIsWholeOrAbsent(t *testing.T, fsType string, open func(host) *Store) {
+	d := newDisk(t, fsType)
+	h := host{dir: d.dir}
+	store := open(h)
+	devices := map[string]string{}
+	for i := range 20 {
+		path := fmt.Sprintf("/v%d", i)
+		devices[path] = h.device(t, fmt.Sprintf("disk%d", i))
+		must(t, store.Add(t.Context(), path, h.record(devices[path])))
+	}
+	d.commit()
+	// Claimed ones are replaced in their place.
+	h.alive(t, "s1")
+	for _, path := range []string{"/v1", "/v2"} {
+		_, err := store.Claim(t.Context(), path, "s1")
+		must(t, err)
+		grown := h.record(devices[path])
+		grown.Metadata = map[string]string{MetadataSizeBytes: "2147483648"}
+		must(t, store.Add(t.Context(), path, grown))
+	}
+	must(t, store.Add(t.Context(), "/v3", h.record(devices["/v3"]))) // exchanged
+	must(t, store.Remove(t.Context(), "/v4"))
+	d.commit()
+	after := host{dir: filepath.Dir(d.afterPowerCut(h.root()))}
+	entries, err := after.store().List(t.Context())
+	must(t, err)
+	for _, e := range entries {
+		if e.Err != nil || e.Record.Device != devices[e.VolumePath] {
+			t.Errorf("after the power cut %s is %+v", e.VolumePath, e)
+		}
+	}
+	if len(entries) < 19 { // else this test has seen nothing
+		t.Errorf("after the power cut there are %d records: the journal was not written", len(entries))
 	}
 }
 

@@ -26,6 +26,8 @@ type Store struct {
 	bootID    string // "" where records do not say of which boot they are
 	swept     sync.Once
 	read      readRecords
+
+	background *background // nil where all work is done before a call returns
 }
 
 // StoreOption changes how NewStore makes a Store.

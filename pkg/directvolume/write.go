@@ -47,7 +47,7 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 	defer root.close()
 	s.sweepOnce(root)
 
-	made, err := root.makeTemp(ctx, data)
+	made, err := s.makeTemp(ctx, root, data)
 	if err != nil {
 		return err
 	}
@@ -59,6 +59,7 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 	if err == nil {
 		err = linkAlias(root, names)
 	}
+	s.background.makeSpare(root)
 	return err
 }
 
@@ -72,50 +73,6 @@ func makeRoot(path string) (*rootDir, error) {
 		return nil, fmt.Errorf("make record root: %w", err)
 	}
 	return openRoot(path)
-}
-
-// makeTemp makes a whole record folder under a temporary name. It is locked, so that sweep keeps off.
-func (r *rootDir) makeTemp(ctx context.Context, data []byte) (*folder, error) {
-	for {
-		name := tempName()
-		if err := unix.Mkdirat(r.fd(), name, dirMode); err != nil {
-			return nil, fmt.Errorf("make record folder: %w", err)
-		}
-		f, err := r.lock(ctx, name)
-		if errors.Is(err, ErrNotFound) {
-			continue // swept before it was locked
-		}
-		if err == nil {
-			if err = f.fill(data); err == nil {
-				return f, nil
-			}
-			f.close()
-		}
-		return nil, errors.Join(err, r.removeAll(name))
-	}
-}
-
-// fill writes mountInfo.json into a new folder, with the exact modes whatever the umask is. File and folder are on the
-// disk before the folder gets a record's name, so that not even a power cut leaves an empty or torn record. That the
-// name is there after a power cut is not waited for, and neither is that it is gone: see boot.go.
-func (f *folder) fill(data []byte) error {
-	if err := unix.Fchmod(f.fd, dirMode); err != nil { // before the sync: a change after it would cost another
-		return fmt.Errorf("write record folder: %w", err)
-	}
-	fd, err := unix.Openat(f.fd, recordName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, fileMode)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", recordName, err)
-	}
-	file := os.NewFile(uintptr(fd), recordName)
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Chmod(fileMode), file.Sync(), file.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", recordName, err)
-	}
-	if err := unix.Fsync(f.fd); err != nil {
-		return fmt.Errorf("sync record folder: %w", err)
-	}
-	return nil
 }
 
 // place puts the new folder where the record belongs.
@@ -233,14 +190,7 @@ func (s *Store) discard(root *rootDir, f *folder, volumePath string) error {
 	if err := unix.Renameat(root.fd(), f.name, root.fd(), temp); err != nil {
 		return fmt.Errorf("rename record folder: %w", err)
 	}
-	// Most hold nothing but the file, or a claim besides, and need not be read again for that.
-	for _, file := range append(stale, recordName) {
-		unix.Unlinkat(f.fd, file, 0)
-	}
-	if unix.Unlinkat(root.fd(), temp, unix.AT_REMOVEDIR) == nil {
-		return nil
-	}
-	return root.removeAll(temp)
+	return s.dispose(root, f, temp, append(stale, recordName))
 }
 
 func (r *rootDir) removeAll(name string) error {

@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // DefaultDir is where the driver keeps staged state.
@@ -102,7 +104,7 @@ func (s *Store) path(id string) string { return filepath.Join(s.dir, id+suffix) 
 
 // Get returns the staged volume, or ErrNotStaged. The id has been validated by the caller: it names a file here.
 func (s *Store) Get(_ context.Context, id string) (Volume, error) {
-	data, err := os.ReadFile(s.path(id))
+	data, err := readFile(s.path(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Volume{}, fmt.Errorf("%w: %s", ErrNotStaged, id)
 	}
@@ -124,8 +126,8 @@ func (s *Store) Put(_ context.Context, v Volume) error {
 		return fmt.Errorf("write staged state of %s: %w", v.ID, err)
 	}
 	temp := filepath.Join(s.dir, v.ID+tempSuffix)
-	if err = os.WriteFile(temp, data, fileMode); err == nil {
-		err = os.Rename(temp, s.path(v.ID))
+	if err = writeFile(temp, data); err == nil {
+		err = unix.Rename(temp, s.path(v.ID))
 	}
 	if err != nil {
 		return fmt.Errorf("write staged state of %s: %w", v.ID, errors.Join(err, remove(temp)))
@@ -142,8 +144,8 @@ func (s *Store) Delete(_ context.Context, id string) error {
 }
 
 func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "unlink", Path: path, Err: err}
 	}
 	return nil
 }
