@@ -31,9 +31,6 @@ func (s state) applyGroup(step step, got answer, poolBytes int64) (after state, 
 		restless = restless || v.restless() && !s.reflinks
 		sum += v.sizeBytes
 	}
-	if !s.reflinks { // the room that one member's copy has been given already counts once more for the next
-		sum *= 2
-	}
 	switch must, _ := s.fits(sum, poolBytes); {
 	case got.code == codes.ResourceExhausted:
 		return s, !must

@@ -53,6 +53,7 @@ func (p *Pool) newDraft(ctx context.Context, id string, source *os.File, sizeByt
 		return nil, err
 	}
 	d.promised = promised
+	p.setMaking(id, promised)
 	if err := removeFolder(p.root, draftPrefix+id); err != nil { // one that could not be removed before
 		return nil, err
 	}
@@ -81,6 +82,7 @@ func (d *Draft) Discard(context.Context) error {
 		return nil
 	}
 	err := removeFolder(d.pool.root, draftPrefix+d.id)
+	d.pool.endMaking(d.id)
 	d.pool.space.release(d.promised)
 	d.pool.forgetPending(d.id)
 	d.id = ""
@@ -144,6 +146,7 @@ func (d *Draft) Prepare() (imagePath string, err error) {
 			return "", err
 		}
 		d.promised = full
+		d.pool.setMaking(d.id, full)
 	}
 	d.prepared = true
 	err = unix.Fallocate(int(d.image.Fd()), 0, 0, d.sizeBytes)
@@ -177,7 +180,10 @@ func (d *Draft) publish(metaFile string, content any) (err error) {
 }
 
 // ended says that the folder is what it was to be: Discard closes what is open and does no more.
-func (d *Draft) ended() { d.id = "" }
+func (d *Draft) ended() {
+	d.pool.endMaking(d.id)
+	d.id = ""
+}
 
 // rename gives a folder of the pool another name, which nobody has, durably. When the name was given and could not be
 // made durable, it is taken back.

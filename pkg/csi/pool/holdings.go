@@ -24,6 +24,9 @@ func (p *Pool) holdings() []holding {
 	for id, promised := range p.snapshotPromises() {
 		all = append(all, holding{takenBytes: min(shared.without(p, id), promised.costBytes), family: id})
 	}
+	for id, promised := range p.inMaking() { // one that is finished meanwhile is of the family of what it has become
+		all = append(all, holding{takenBytes: min(shared.without(p, draftPrefix+id), promised.costBytes), family: id})
+	}
 	return append(all, holding{takenBytes: shared.mostBytes, family: "shared"})
 }
 

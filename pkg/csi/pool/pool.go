@@ -49,6 +49,7 @@ type Pool struct {
 	snapshots map[string]snapshotEntry // by id; guarded by mu
 	groups    map[string]groupEntry    // likewise
 	attached  map[string]bool          // whether read-only, by volume id; likewise
+	making    map[string]promise       // to drafts, by id; likewise
 }
 
 // entry is what the index knows of a folder.

@@ -41,16 +41,16 @@ func (p *Pool) newSharing() *sharing {
 	if !p.reflinks {
 		return &sharing{off: true}
 	}
-	off := len(p.snapshots) == 0
+	off := len(p.snapshots) == 0 && len(p.making) == 0
 	for _, e := range p.volumes.by {
 		off = off && e.volume.Source == ""
 	}
 	return &sharing{off: off}
 }
 
-// without is what the image of a volume or snapshot takes for itself; nothing when it cannot be found out.
-func (s *sharing) without(p *Pool, id string) int64 {
-	image, err := p.openImage(id)
+// without is what the image in a folder takes for itself; nothing when it cannot be found out.
+func (s *sharing) without(p *Pool, folder string) int64 {
+	image, err := p.openImage(folder)
 	if err != nil {
 		return 0
 	}
