@@ -9,12 +9,26 @@ import (
 	"sync"
 )
 
-// A frame of ttrpc is a head of ten bytes, the length of what follows first, and a message.
+// A frame of ttrpc is a head of ten bytes, the length of what follows first, and a message. What is said by a stream after
+// its request are frames of data, and the last one of each side says so.
 const (
 	HeadSize     = 10
 	TypeRequest  = 1
 	TypeResponse = 2
+	TypeData     = 3
+
+	FlagClosed = 1 // this side sends no more
+	FlagOpen   = 2 // of a request: more comes after it
+	FlagNoData = 4
 )
+
+// Head is a frame's head, with room for the message behind it.
+func Head(messageBytes int, id uint32, kind, flags byte) []byte {
+	h := make([]byte, 0, HeadSize+64)
+	h = binary.BigEndian.AppendUint32(h, uint32(messageBytes))
+	h = binary.BigEndian.AppendUint32(h, id)
+	return append(h, kind, flags)
+}
 
 // ErrFrame says that the library wrote what is not the beginning of a frame.
 var ErrFrame = errors.New("not a frame of ttrpc")
@@ -33,10 +47,16 @@ type Turns struct {
 func NewTurns(to io.Writer, broken func()) *Turns { return &Turns{to: to, broken: broken} }
 
 // Whole writes a frame that is not the library's.
-func (t *Turns) Whole(frame []byte) error {
+func (t *Turns) Whole(frame []byte) error { return t.Then(frame, func() error { return nil }) }
+
+// Then writes the beginning of a frame that is not the library's, and has rest write the rest.
+func (t *Turns) Then(beginning []byte, rest func() error) error {
 	t.turn.Lock()
 	defer t.turn.Unlock()
-	_, err := t.to.Write(frame)
+	_, err := t.to.Write(beginning)
+	if err == nil {
+		err = rest()
+	}
 	if err != nil {
 		t.broken()
 	}

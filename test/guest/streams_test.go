@@ -13,7 +13,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-// eachWay runs a test with both ways that the agent has to answer a read.
+// eachWay runs a test with reads of both sizes.
 func eachWay(t *testing.T, test func(t *testing.T, piece uint32)) {
 	t.Run("in small pieces", func(t *testing.T) { test(t, fewBytes) })
 	t.Run("in large pieces", func(t *testing.T) { test(t, manyBytes) })
@@ -41,11 +41,11 @@ func TestOutputIsCompleteHoweverLarge(t *testing.T) {
 	})
 }
 
-// Both streams at once, as a shim takes them: with two requests under way each, past the ttrpc library of both sides.
+// Both streams at once, as a shim takes them: sent without being asked for, past the ttrpc library of both sides.
 func TestMuchOutputArrivesInItsOrder(t *testing.T) {
 	m := theMachine(t)
-	if !m.agent.Features().OutputInOrder {
-		t.Fatal("the agent does not say that it answers in order")
+	if !m.agent.Features().Output {
+		t.Fatal("the agent does not say that it sends output by itself")
 	}
 	// Digits show what is in the wrong place, and lines of all lengths do not end where pages do.
 	c := m.create(t, spec("seq 1 50000 >/tmp/n; n() { for i in $(seq 30); do cat /tmp/n; done; }; n >&2 & n; wait")).start()

@@ -98,18 +98,21 @@ func TestAGuestThatLiesIsAnsweredWithErrors(t *testing.T) {
 	checkPeak(t, peak())
 }
 
-// The shim reads much output past its ttrpc library if the guest says that it answers in order. This one does not, and has
-// a library that refuses all further calls.
-func TestAGuestThatPromisesOrderAndKeepsNoneCostsOnlyItsPod(t *testing.T) {
+// The shim takes much output past its ttrpc library if the guest says that it sends it by itself. These do not keep to the
+// credit they have, or have no such service, and have a library that refuses all further calls.
+func TestAGuestThatPromisesOutputAndKeepsToNothingCostsOnlyItsPod(t *testing.T) {
 	h := newHost(t)
-	for _, evil := range []string{"reads-later", "endless"} {
-		t.Run(evil, func(t *testing.T) {
+	for _, tc := range []struct{ guest, container string }{
+		{"output", "beyond"}, {"output", "pieces"}, {"output", "nothing"}, {"output", "reason"}, {"no-output", "beyond"},
+		{"no-output", "endless"},
+	} {
+		t.Run(tc.guest+", "+tc.container, func(t *testing.T) {
 			peak := h.watchShims()
-			pod, err := h.runPod(t.Context(), "order")
+			pod, err := h.runPod(t.Context(), tc.guest)
 			if err != nil {
 				t.Fatal(err)
 			}
-			run(t, pod, evil)
+			run(t, pod, tc.container)
 			time.Sleep(2 * time.Second)
 			remove(t, pod)
 			checkPeak(t, peak())

@@ -52,14 +52,10 @@ func (o *output) read(ctx context.Context, limit int) (data []byte, err error) {
 	return data[:n], err
 }
 
-// fill is read into memory of the caller's.
-func (o *output) fill(ctx context.Context, space func() []byte) (int, error) {
-	return o.take(ctx, func(fd int) (int, error) {
-		if !readable(fd) {
-			return 0, unix.EAGAIN
-		}
-		return readOnce(fd, space())
-	})
+// move waits for at least a byte and moves at most limit into the pipe to,
+// without copying; none at the end.
+func (o *output) move(ctx context.Context, to, limit int) (int, error) {
+	return o.take(ctx, func(fd int) (int, error) { return moveOnce(fd, to, limit) })
 }
 
 // take waits until once, which takes what is there, has something or is at the
@@ -120,11 +116,20 @@ func (o *output) takeNow(once func(fd int) (int, error)) (n int, err error) {
 	return n, errors.Join(err, readErr)
 }
 
-// readable says whether there is something, or the stream's end.
-func readable(fd int) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	_, err := unix.Poll(fds, 0)
-	return err != nil || fds[0].Revents != 0
+// moveOnce moves what is there, pages and not bytes.
+func moveOnce(fd, to, limit int) (int, error) {
+	for {
+		n, err := unix.Splice(fd, nil, to, nil, limit, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return int(n), nil
+		}
+	}
 }
 
 // readAvailable reads once, into a buffer of the size of what is there.

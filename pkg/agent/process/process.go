@@ -88,17 +88,21 @@ func (p *Process) ReadStderr(ctx context.Context, limit int) ([]byte, error) {
 	return p.streams.stderr.read(ctx, limit)
 }
 
-// FillStdout is ReadStdout for who has memory for the output: it is read into
-// what space returns, which is asked for when there is something to read, and
-// its length returned. None is the end.
-func (p *Process) FillStdout(ctx context.Context, space func() []byte) (int, error) {
-	return p.streams.stdout.fill(ctx, space)
+// MoveStdout is ReadStdout for who has a pipe for the output: at most limit
+// bytes are moved into it, to being its end for writing and the pipe empty, and
+// their number returned. None is the end, whatever is in the pipe. A process
+// with a terminal has output that cannot be moved.
+func (p *Process) MoveStdout(ctx context.Context, to, limit int) (int, error) {
+	return p.streams.stdout.move(ctx, to, limit)
 }
 
-// FillStderr is FillStdout for the other stream.
-func (p *Process) FillStderr(ctx context.Context, space func() []byte) (int, error) {
-	return p.streams.stderr.fill(ctx, space)
+// MoveStderr is MoveStdout for the other stream.
+func (p *Process) MoveStderr(ctx context.Context, to, limit int) (int, error) {
+	return p.streams.stderr.move(ctx, to, limit)
 }
+
+// HasTerminal says whether the streams are a terminal's.
+func (p *Process) HasTerminal() bool { return p.streams.terminal != nil }
 
 // Drained says whether both output streams were read to their end.
 func (p *Process) Drained() bool { return p.streams.stdout.ended() && p.streams.stderr.ended() }

@@ -5,27 +5,20 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
-	"sync"
 
-	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agent/server/express"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-const (
-	// muchOutput is what a shim that reads a stream of much output asks for,
-	// in bytes.
-	muchOutput = 512 << 10
-	// dataField is the number of ReadStreamResponse's data.
-	dataField = 1
-)
+// FeatureOutput says that the agent sends output by itself.
+const FeatureOutput = "katadirect.output"
 
-// expressListener has requests for much output answered past the library.
+// expressListener has output sent past the library.
 type expressListener struct {
 	net.Listener
 	handler express.Handler
@@ -39,84 +32,87 @@ func (l *expressListener) Accept() (net.Conn, error) {
 	return express.Wrap(conn, l.handler), nil
 }
 
-// stream is how one of the two output streams is read.
-type stream struct {
-	name string
-	fill func(p *process.Process, ctx context.Context, space func() []byte) (int, error)
-}
-
-var (
-	stdout = stream{"stdout", (*process.Process).FillStdout}
-	stderr = stream{"stderr", (*process.Process).FillStderr}
-)
-
-// express is an express.Handler.
-func (s *Service) express(req *ttrpc.Request) *express.Work {
-	if req.GetService() != "grpc.AgentService" {
-		return nil
-	}
-	var from stream
-	switch req.GetMethod() {
-	case "ReadStdout":
-		from = stdout
-	case "ReadStderr":
-		from = stderr
-	default:
-		return nil
-	}
-	var read agentproto.ReadStreamRequest
-	if err := proto.Unmarshal(req.GetPayload(), &read); err != nil || read.GetLen() < muchOutput {
-		return nil
-	}
-	return &express.Work{
-		// A stream's answers are its bytes, so they come as they were asked for.
-		Queue: from.name + " " + read.GetContainerId() + " " + read.GetExecId(),
-		Do: func(ctx context.Context) (answer express.Answer) {
-			defer func() {
-				if p := recover(); p != nil {
-					slog.Error("panic", "stream", from.name, "panic", p, "stack", string(debug.Stack()))
-					answer = express.Answer{Status: status.Newf(codes.Internal, "read %s: the agent has a bug: %v", from.name, p)}
-				}
-			}()
-			answer, err := s.output(ctx, &read, from)
-			if err != nil {
-				return express.Answer{Status: status.Convert(toStatus(err))}
-			}
-			return answer
-		},
-	}
-}
-
-// buffers are for the answers, each as large as what a container's pipe holds.
-// An answer that waits for output has none.
-var buffers = sync.Pool{New: func() any { return express.NewBuffer(process.DefaultPipeSize) }}
-
-// output waits for output and answers with it.
-func (s *Service) output(ctx context.Context, req *agentproto.ReadStreamRequest, from stream) (express.Answer, error) {
+// sendOutput is an express.Handler.
+func (s *Service) sendOutput(ctx context.Context, req *agentproto.OutputRequest, to *express.Sender) (outcome *status.Status) {
+	defer func() {
+		if p := recover(); p != nil {
+			slog.Error("panic", "method", "Stream", "panic", p, "stack", string(debug.Stack()))
+			outcome = status.Newf(codes.Internal, "send output: the agent has a bug: %v", p)
+		}
+	}()
 	c, err := s.Sandbox.Container(req.GetContainerId())
 	if err != nil {
-		return express.Answer{}, err
+		return status.Convert(toStatus(err))
 	}
 	p, err := c.Output(req.GetExecId())
 	if err != nil {
-		return express.Answer{}, err
+		return status.Convert(toStatus(err))
 	}
-	var buffer *express.Buffer
-	n, err := from.fill(p, ctx, func() []byte {
-		if buffer == nil {
-			buffer = buffers.Get().(*express.Buffer)
+	from := stdout
+	if req.GetStderr() {
+		from = stderr
+	}
+	if err := from.send(ctx, p, to); err != nil {
+		return status.Convert(toStatus(err))
+	}
+	return nil
+}
+
+// stream is how one of the two output streams is read and moved.
+type stream struct {
+	read readFunc
+	move func(p *process.Process, ctx context.Context, to, limit int) (int, error)
+}
+
+var (
+	stdout = stream{(*process.Process).ReadStdout, (*process.Process).MoveStdout}
+	stderr = stream{(*process.Process).ReadStderr, (*process.Process).MoveStderr}
+)
+
+// send sends a stream to its end.
+func (s stream) send(ctx context.Context, p *process.Process, to *express.Sender) error {
+	if p.HasTerminal() {
+		return s.sendCopied(ctx, p, to)
+	}
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return err
+	}
+	defer func() {
+		_ = unix.Close(ends[0])
+		_ = unix.Close(ends[1])
+	}()
+	_, _ = unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, process.DefaultPipeSize) // only for speed
+	for {
+		credit, err := to.Credit(ctx)
+		if err != nil {
+			return err
 		}
-		space := buffer.Space()
-		return space[:min(int(req.GetLen()), len(space))]
-	})
-	release := func() {
-		if buffer != nil {
-			buffers.Put(buffer)
+		// It is moved into a pipe of our own first: what is there can be
+		// counted on, whatever the container does to its end meanwhile.
+		n, err := s.move(p, ctx, ends[1], min(credit, process.DefaultPipeSize))
+		if n == 0 || err != nil {
+			return err
+		}
+		if err := to.Move(ends[0], n); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		release()
-		return express.Answer{}, err
+}
+
+// sendCopied sends what a terminal shows: it has no pages that could be moved.
+func (s stream) sendCopied(ctx context.Context, p *process.Process, to *express.Sender) error {
+	for {
+		credit, err := to.Credit(ctx)
+		if err != nil {
+			return err
+		}
+		data, err := s.read(p, ctx, min(credit, process.DefaultPipeSize))
+		if len(data) == 0 || err != nil {
+			return err
+		}
+		if _, err := to.Write(data); err != nil {
+			return err
+		}
 	}
-	return express.Answer{Field: dataField, Buffer: buffer, Bytes: n, Close: release}, nil
 }

@@ -20,7 +20,6 @@ const (
 	FeatureFreeze        = "katadirect.freeze"
 	FeatureSubPath       = "katadirect.subpath"
 	FeatureDeviceRules   = "katadirect.device-rules"
-	FeatureOutputInOrder = "katadirect.output-in-order"
 )
 
 // CreateSandbox makes what the pod's containers share.
@@ -46,7 +45,7 @@ func (s *Service) GetGuestDetails(_ context.Context, req *agentproto.GuestDetail
 			StorageHandlers: storage.Drivers(),
 			SupportsSeccomp: true,
 			ExtraFeatures: []string{FeatureResizeVolume, FeatureFormatIfBlank, FeatureGrowOnMount, FeatureFreeze,
-				FeatureSubPath, FeatureDeviceRules, FeatureOutputInOrder, FeaturePorts},
+				FeatureSubPath, FeatureDeviceRules, FeatureOutput, FeaturePorts},
 		},
 	}
 	if s.Console != nil {

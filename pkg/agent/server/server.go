@@ -62,7 +62,7 @@ func New(s *Service) (*Server, error) {
 	agentproto.RegisterHealthService(t, health{})
 	if onlyKatas != "" {
 		agentproto.RegisterAgentServiceService(t, double{s})
-		return &Server{t, s.express, s.hungUp}, nil
+		return &Server{t, s.sendOutput, s.hungUp}, nil
 	}
 	agentproto.RegisterAgentServiceService(t, s)
 	agentproto.RegisterVolumesService(t, volumes{s.Sandbox.Mounts})
@@ -70,7 +70,7 @@ func New(s *Service) (*Server, error) {
 	if s.Console != nil {
 		agentproto.RegisterConsoleService(t, consoleService{s.Console, s.PipeSize})
 	}
-	return &Server{t, s.express, s.hungUp}, nil
+	return &Server{t, s.sendOutput, s.hungUp}, nil
 }
 
 // Serve answers until Shutdown; the host may hang up and come back.

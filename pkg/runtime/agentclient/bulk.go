@@ -1,13 +1,6 @@
 package agentclient
 
-import (
-	"time"
-
-	"google.golang.org/protobuf/proto"
-
-	"github.com/katadirect/katadirect/pkg/agentproto"
-	"github.com/katadirect/katadirect/pkg/runtime/agentclient/express"
-)
+import "github.com/katadirect/katadirect/pkg/runtime/agentclient/express"
 
 // maxNames bounds the names of a container and a process in a request that the agent is to take from its library: there
 // it looks into requests of 2 KiB and less. containerd's have 76 bytes at most.
@@ -15,18 +8,11 @@ const maxNames = 1 << 10
 
 // writeExpress writes what is left, past the ttrpc library.
 func (r *Reader) writeExpress(to express.Sink) (written int64, err error) {
-	payload, err := proto.Marshal(&agentproto.ReadStreamRequest{
-		ContainerId: r.container, ExecId: r.exec, Len: bulkChunk})
-	if err != nil {
-		return 0, err
-	}
 	sink := &remembering{Sink: to}
-	written, err = r.client.express.Copy(r.ctx, express.Request{
-		Service: "grpc.AgentService", Method: r.method, Payload: payload, PieceBytes: bulkChunk,
-		Took: func(d time.Duration) { r.client.times.Took(action(r.method), d) },
-	}, sink)
+	written, err = r.client.express.Copy(r.ctx, express.Stream{
+		Container: r.container, Exec: r.exec, Stderr: r.method == "ReadStderr"}, sink)
 	if err != nil && sink.err == nil {
-		err = r.client.failure(r.ctx, r.method, err)
+		err = r.client.failure(r.ctx, "Stream", err)
 	}
 	return written, err
 }

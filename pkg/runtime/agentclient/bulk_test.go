@@ -10,99 +10,113 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-// orderly is an agent whose reads of much output do not get as far as its ttrpc library, which would refuse their ids.
-type orderly struct {
-	net.Conn // the library's, with everything else
-	host     net.Conn
-	agent    *agent
-	write    sync.Mutex
-	taken    int
+// sending is an agent that has katadirect.output.v1.Output: the calls of the ttrpc library and those that go past it reach
+// libraries of their own, for one would not take both's ids.
+type sending struct {
+	*agent
+	host   net.Conn
+	write  sync.Mutex
+	opened atomic.Int64
+	excess bool // it disregards the credit
 }
 
-// connectOrderly returns a client of a, which announces that it answers in order.
-func connectOrderly(t *testing.T, a *agent) (*Client, *orderly) {
+// connectSending returns a client of a, which announces that it sends output by itself.
+func connectSending(t *testing.T, s *sending) *Client {
 	t.Helper()
-	a.health = agentproto.HealthCheckResponse_SERVING
-	a.details = &agentproto.AgentDetails{ExtraFeatures: []string{"katadirect.output-in-order"}}
+	s.health = agentproto.HealthCheckResponse_SERVING
+	s.details = &agentproto.AgentDetails{ExtraFeatures: []string{"katadirect.output"}}
 	here, there := pair(t)
-	library, inner := net.Pipe()
-	o := &orderly{Conn: inner, host: there, agent: a}
-	serve(t, library, a)
-	go o.sort()
-	go func() { _, _ = io.Copy(lockedWriter{o}, inner) }()
+	s.host = there
+	library, calls := net.Pipe()
+	past, streams := net.Pipe()
+	serve(t, library, s.agent)
+	serveOn(t, past, func(server *ttrpc.Server) { agentproto.RegisterOutputService(server, s) })
+	go s.sort(calls, streams)
+	for _, from := range []net.Conn{calls, streams} {
+		go func() {
+			for frame, err := readFrame(from); err == nil; frame, err = readFrame(from) {
+				s.write.Lock()
+				_, _ = s.host.Write(frame)
+				s.write.Unlock()
+			}
+		}()
+	}
 	c := New(here, Options{Log: discard()})
 	t.Cleanup(func() { _ = c.Close(); <-c.Gone() })
 	if _, err := c.Hello(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return c, o
+	return c
 }
 
-// lockedWriter writes to the host: the library only while nothing else is asked.
-type lockedWriter struct{ o *orderly }
-
-func (w lockedWriter) Write(p []byte) (int, error) {
-	w.o.write.Lock()
-	defer w.o.write.Unlock()
-	return w.o.host.Write(p)
+// sort passes the host's frames on by their ids.
+func (s *sending) sort(calls, streams net.Conn) {
+	defer calls.Close()
+	defer streams.Close()
+	for frame, err := readFrame(s.host); err == nil; frame, err = readFrame(s.host) {
+		to := calls
+		if frame[4]&0x80 != 0 {
+			to = streams
+		}
+		if _, err := to.Write(frame); err != nil {
+			return
+		}
+	}
 }
 
-// sort answers what is not the library's.
-func (o *orderly) sort() {
-	defer o.Conn.Close()
-	for {
-		head := make([]byte, 10)
-		if _, err := io.ReadFull(o.host, head); err != nil {
-			return
-		}
-		message := make([]byte, binary.BigEndian.Uint32(head))
-		if _, err := io.ReadFull(o.host, message); err != nil {
-			return
-		}
-		if head[4]&0x80 == 0 {
-			if _, err := o.Conn.Write(append(head, message...)); err != nil {
-				return
+func readFrame(from io.Reader) ([]byte, error) {
+	head := make([]byte, 10)
+	if _, err := io.ReadFull(from, head); err != nil {
+		return nil, err
+	}
+	frame := append(head, make([]byte, binary.BigEndian.Uint32(head))...)
+	_, err := io.ReadFull(from, frame[len(head):])
+	return frame, err
+}
+
+// Stream sends what is left of the output.
+func (s *sending) Stream(_ context.Context, to agentproto.Output_StreamServer) error {
+	s.opened.Add(1)
+	req, err := to.Recv()
+	if err != nil {
+		return err
+	}
+	if req.GetContainerId() != "c1" || req.GetExecId() != "e1" || req.GetStderr() {
+		return status.Error(codes.InvalidArgument, req.String())
+	}
+	credit := int(req.GetCredit())
+	for _, part := range s.output {
+		for len(part) > 0 {
+			n := min(len(part), credit)
+			if s.excess {
+				n = len(part)
 			}
-			continue
+			if n > 0 {
+				if err := to.Send(&agentproto.OutputData{Data: part[:n]}); err != nil {
+					return err
+				}
+				part, credit = part[n:], credit-n
+				continue
+			}
+			if req, err = to.Recv(); err != nil {
+				return err
+			}
+			credit += int(req.GetCredit())
 		}
-		o.taken++
-		answer := o.answer(message)
-		binary.BigEndian.PutUint32(head, uint32(len(answer)))
-		head[8] = 2
-		if _, err := (lockedWriter{o}).Write(append(head, answer...)); err != nil {
-			return
-		}
 	}
-}
-
-func (o *orderly) answer(message []byte) []byte {
-	var req ttrpc.Request
-	var read agentproto.ReadStreamRequest
-	if err := errors.Join(proto.Unmarshal(message, &req), proto.Unmarshal(req.GetPayload(), &read)); err != nil {
-		panic(err)
-	}
-	var resp ttrpc.Response
-	switch data, err := o.agent.ReadStdout(context.Background(), &read); {
-	case req.Service != "grpc.AgentService" || req.Method != "ReadStdout" || read.ContainerId != "c1" || read.ExecId != "e1":
-		resp.Status = status.New(codes.InvalidArgument, req.String()).Proto()
-	case err != nil:
-		resp.Status = status.Convert(err).Proto()
-	default:
-		resp.Payload, _ = proto.Marshal(data)
-	}
-	answer, _ := proto.Marshal(&resp)
-	return answer
+	return nil
 }
 
 // fifo is a sink, with a reader that takes everything.
@@ -149,7 +163,8 @@ func TestMuchOutputGoesPastTheLibraryAndArrivesWhole(t *testing.T) {
 	for i := range 40 {
 		parts = append(parts, bytes.Repeat([]byte{byte(i)}, []int{chunk, 1, bulkChunk, 4095, 130_000}[i%5]))
 	}
-	c, o := connectOrderly(t, &agent{output: parts})
+	s := &sending{agent: &agent{output: parts}}
+	c := connectSending(t, s)
 	f := newFIFO(t)
 	n, err := c.Stdout(t.Context(), "c1", "e1").WriteTo(f)
 	_ = f.Close()
@@ -157,32 +172,37 @@ func TestMuchOutputGoesPastTheLibraryAndArrivesWhole(t *testing.T) {
 	if want := bytes.Join(parts, nil); err != nil || n != int64(len(want)) || !bytes.Equal(f.got.Bytes(), want) {
 		t.Errorf("%d bytes of %d, %v", n, len(want), err)
 	}
-	if o.taken < len(parts)-1 {
-		t.Errorf("only %d pieces went past the library", o.taken)
-	}
-	for _, times := range c.CallTimes() {
-		if times.Action == "grpc.ReadStreamRequest" && times.Count < uint64(len(parts)) {
-			t.Errorf("%d calls are counted", times.Count)
-		}
+	if reads, opened := s.reads.Load(), s.opened.Load(); reads != 1 || opened != 1 {
+		t.Errorf("%d reads by the library and %d streams", reads, opened)
 	}
 }
 
 func TestAnErrorPastTheLibraryIsTheAgentsToo(t *testing.T) {
-	c, _ := connectOrderly(t, &agent{output: [][]byte{make([]byte, chunk), make([]byte, bulkChunk+1)}})
+	c := connectSending(t, &sending{excess: true, agent: &agent{output: [][]byte{
+		make([]byte, chunk), make([]byte, bulkChunk), make([]byte, bulkChunk), make([]byte, bulkChunk), make([]byte, bulkChunk)}}})
 	f := newFIFO(t)
 	defer f.Close()
-	n, err := c.Stdout(t.Context(), "c1", "e1").WriteTo(f)
-	if !errors.Is(err, errStream) || errors.Is(err, ErrGone) || n != chunk {
+	if n, err := c.Stdout(t.Context(), "c1", "e1").WriteTo(stuck{f}); !errors.Is(err, errStream) || errors.Is(err, ErrGone) || n < chunk {
 		t.Errorf("%d bytes, %v", n, err)
 	}
-	c, _ = connectOrderly(t, &agent{output: [][]byte{make([]byte, chunk)}})
+	c = connectSending(t, &sending{agent: &agent{output: [][]byte{make([]byte, chunk)}}})
 	if _, err := c.Stdout(t.Context(), "c1", "another").WriteTo(f); !IsCode(err, codes.InvalidArgument) {
 		t.Errorf("error %v", err)
 	}
 }
 
-// Kata's agent looks at the ids, and answers in any order.
-func TestAnAgentThatDoesNotPromiseOrderIsNotAskedPastTheLibrary(t *testing.T) {
+// stuck has no room, and writes what it has to slowly.
+type stuck struct{ *fifo }
+
+func (s stuck) TryWrite([]byte) int { return 0 }
+
+func (s stuck) Write(p []byte) (int, error) {
+	time.Sleep(50 * time.Millisecond)
+	return s.fifo.Write(p)
+}
+
+// Kata's agent looks at the ids, and has no such service.
+func TestAnAgentThatDoesNotSaySoIsNotAskedPastTheLibrary(t *testing.T) {
 	parts := [][]byte{make([]byte, chunk), make([]byte, bulkChunk), make([]byte, 5)}
 	c := connect(t, &agent{output: parts, health: agentproto.HealthCheckResponse_SERVING})
 	f := newFIFO(t)

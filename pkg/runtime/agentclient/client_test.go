@@ -101,12 +101,19 @@ func pair(t *testing.T) (here, guest net.Conn) {
 // serve runs the agent on the guest's end.
 func serve(t *testing.T, guest net.Conn, a *agent) {
 	t.Helper()
+	serveOn(t, guest, func(server *ttrpc.Server) {
+		agentproto.RegisterAgentServiceService(server, a)
+		agentproto.RegisterHealthService(server, a)
+	})
+}
+
+func serveOn(t *testing.T, guest net.Conn, register func(*ttrpc.Server)) {
+	t.Helper()
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	agentproto.RegisterAgentServiceService(server, a)
-	agentproto.RegisterHealthService(server, a)
+	register(server)
 	l := &oneConn{conn: guest, closed: make(chan struct{})}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(context.Background(), l) }()

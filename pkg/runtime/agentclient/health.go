@@ -32,8 +32,8 @@ type Features struct {
 	SubPath bool
 	// DeviceRules: it applies the device cgroup rules that it is sent, and adds those for the disks it is told of.
 	DeviceRules bool
-	// OutputInOrder: it answers reads of much output in the order they were asked for, whatever their ids.
-	OutputInOrder bool
+	// Output: it has katadirect.output.v1.Output, and serves it whatever the ids.
+	Output bool
 	// Ports: it has katadirect.ports.v1.Ports.
 	Ports bool
 }
@@ -47,7 +47,7 @@ const (
 	featureConsole       = "katadirect.console"
 	featureSubPath       = "katadirect.subpath"
 	featureDeviceRules   = "katadirect.device-rules"
-	featureOutputInOrder = "katadirect.output-in-order"
+	featureOutput        = "katadirect.output"
 	featurePorts         = "katadirect.ports"
 )
 
@@ -72,7 +72,7 @@ func (c *Client) Hello(ctx context.Context) (Features, error) {
 		Console:       has(featureConsole),
 		SubPath:       has(featureSubPath),
 		DeviceRules:   has(featureDeviceRules),
-		OutputInOrder: has(featureOutputInOrder),
+		Output:        has(featureOutput),
 		Ports:         has(featurePorts),
 	}
 	return c.features, nil

@@ -85,7 +85,7 @@ const much = chunk / 2
 
 // writeMuch writes what is left.
 func (r *Reader) writeMuch(w io.Writer) (int64, error) {
-	if sink, ok := w.(express.Sink); ok && r.client.Features().OutputInOrder && len(r.container)+len(r.exec) < maxNames {
+	if sink, ok := w.(express.Sink); ok && r.client.Features().Output && len(r.container)+len(r.exec) < maxNames {
 		return r.writeExpress(sink)
 	}
 	return r.writeAhead(w)

@@ -48,8 +48,12 @@ func serveProtocol(evil string, listener net.Listener) error {
 	if err != nil {
 		return err
 	}
-	agentproto.RegisterAgentServiceService(server, newAgent(evil))
+	a := newAgent(evil)
+	agentproto.RegisterAgentServiceService(server, a)
 	agentproto.RegisterHealthService(server, health{})
+	if evil == "output" {
+		agentproto.RegisterOutputService(server, output{a})
+	}
 	return server.Serve(context.Background(), remembering{listener})
 }
 
@@ -96,8 +100,8 @@ func (a *agent) GetGuestDetails(context.Context, *agentproto.GuestDetailsRequest
 	case "details":
 		d.ExtraFeatures = make([]string, large/2) // two bytes each
 		d.Version = ""
-	case "order": // a promise that it does not keep
-		d.ExtraFeatures = []string{"katadirect.output-in-order"}
+	case "output", "no-output": // of which one has it
+		d.ExtraFeatures = []string{"katadirect.output"}
 	}
 	return &agentproto.GuestDetailsResponse{AgentDetails: d, MemBlockSizeBytes: 1}, nil
 }
@@ -179,7 +183,7 @@ func (a *agent) WaitProcess(ctx context.Context, r *agentproto.WaitProcessReques
 		return &agentproto.WaitProcessResponse{Status: -1 << 31}, nil
 	case "wait-error":
 		return nil, failure(100)
-	case "reads", "reads-later", "endless":
+	case "reads", "beyond", "pieces", "nothing", "reason", "endless":
 	default:
 		if r.GetExecId() != r.GetContainerId() && r.GetExecId() != "" {
 			return &agentproto.WaitProcessResponse{}, nil
@@ -193,10 +197,7 @@ func (a *agent) ReadStdout(ctx context.Context, r *agentproto.ReadStreamRequest)
 	switch a.of(r.GetContainerId(), r.GetExecId()) {
 	case "reads": // more than was asked for
 		return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen()+1)}, nil
-	case "reads-later": // the same, once it is asked for much
-		if r.GetLen() > large {
-			return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen()+1)}, nil
-		}
+	case "beyond", "pieces", "nothing", "reason": // more of it by the service output
 		return &agentproto.ReadStreamResponse{Data: make([]byte, r.GetLen())}, nil
 	case "endless": // until it is killed
 		a.mu.Lock()

@@ -1,17 +1,16 @@
-// Package express answers requests for much output with one copy in and one
-// out.
+// Package express serves katadirect.output.v1.Output: it sends a process's
+// output to the host without being asked for every piece, and without touching
+// a byte of it.
 //
-// What a container writes is in a pipe, and has to get into a ttrpc answer on
-// the host's channel. The ttrpc library would have it copied twice more for
-// that, into new memory each time. Express stands between library and channel,
-// picks out the requests that ask for much, and answers them itself: the pipe
-// is read into a buffer that has room for the frame's head, and the buffer is
-// written. On the wire that is ttrpc like any other, so whoever asks cannot
-// tell the difference.
+// What a container writes is in a pipe, and has to get into frames on the
+// host's channel. The ttrpc library would have it copied four times for that.
+// Express stands between library and channel, keeps the service's streams
+// itself, writes the head of a frame, and has the kernel move the pipe's own
+// pages behind it. On the wire that is ttrpc like any other.
 //
-// Having the kernel move the pipe's pages into the channel costs the guest no
-// less, for it handles them one by one, and the host a third more: they come
-// out of the port one by one, and what is written to it 32 KiB at a time.
+// It sends no more than the host has said there is room for, so a reader that
+// stands still holds up its own process and nothing else. Frames of all streams
+// and of the library take turns.
 package express
 
 import (
@@ -22,38 +21,38 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/katadirect/katadirect/internal/ttrpcframe"
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-// requestLimit is how long a request can be that is looked into, in bytes:
-// those for output name a container and a process.
+// service and method are what is taken from the library.
+const (
+	service = "katadirect.output.v1.Output"
+	method  = "Stream"
+)
+
+// requestLimit is how long a request can be that is looked into, in bytes: it
+// names a container and a process.
 const requestLimit = 2 << 10
 
-// Handler picks requests out. It returns nil for one that it leaves to the
-// library.
-type Handler func(req *ttrpc.Request) *Work
-
-// Work is a request's.
-type Work struct {
-	// Queue is the line that the request waits in: what is in it is done and
-	// answered one after the other, in the order of the requests.
-	Queue string
-	// Do is called once, in a goroutine of its own, with a context that ends
-	// with the connection or the request's time.
-	Do func(context.Context) Answer
-}
+// Handler sends a stream, from its next byte to its end. It is called in a
+// goroutine of its own, with a context that ends with the connection and when
+// the host has closed the stream.
+type Handler func(ctx context.Context, req *agentproto.OutputRequest, to *Sender) *status.Status
 
 // Wrap puts h before the library on conn.
 func Wrap(conn net.Conn, h Handler) net.Conn {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &express{
-		Conn: conn, handler: h, in: bufio.NewReader(conn), ctx: ctx, cancel: cancel, queues: newQueues(),
+		Conn: conn, handler: h, in: bufio.NewReader(conn), ctx: ctx, cancel: cancel, streams: map[uint32]*Sender{},
 		out: ttrpcframe.NewTurns(conn, func() { _ = conn.Close() }),
 	}
 }
@@ -63,16 +62,18 @@ type express struct {
 	handler Handler
 	ctx     context.Context
 	cancel  context.CancelFunc
-	queues  *queues
 
 	// Of the library's reading goroutine.
 	in   *bufio.Reader
 	pass int // how much of a frame is left for the library to read, in bytes
 
 	out *ttrpcframe.Turns
+
+	mu      sync.Mutex
+	streams map[uint32]*Sender // guarded by mu
 }
 
-// Read gives the library everything but the requests that the handler takes.
+// Read gives the library everything but what is express's.
 func (c *express) Read(p []byte) (int, error) {
 	for c.pass == 0 {
 		if err := c.next(); errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
@@ -93,8 +94,8 @@ func (c *express) next() error {
 		return err
 	}
 	length := int(binary.BigEndian.Uint32(head))
-	id, kind := binary.BigEndian.Uint32(head[4:]), head[8]
-	if kind != ttrpcframe.TypeRequest || length > requestLimit || id%2 != 1 {
+	id, kind, flags := binary.BigEndian.Uint32(head[4:]), head[8], head[9]
+	if length > requestLimit {
 		c.pass = ttrpcframe.HeadSize + length
 		return nil
 	}
@@ -102,51 +103,80 @@ func (c *express) next() error {
 	if err != nil {
 		return err
 	}
-	if c.take(id, whole[ttrpcframe.HeadSize:]) {
-		_, err = c.in.Discard(ttrpcframe.HeadSize + length)
-		return err
+	if !c.take(id, kind, flags, whole[ttrpcframe.HeadSize:]) {
+		c.pass = ttrpcframe.HeadSize + length
+		return nil
 	}
-	c.pass = ttrpcframe.HeadSize + length
-	return nil
+	_, err = c.in.Discard(ttrpcframe.HeadSize + length)
+	return err
 }
 
-// take says whether the request has been taken from the library.
-func (c *express) take(id uint32, message []byte) bool {
-	var req ttrpc.Request
-	if err := proto.Unmarshal(message, &req); err != nil {
-		return false // the library has an answer to that
+// take says whether a frame has been taken from the library.
+func (c *express) take(id uint32, kind, flags byte, message []byte) bool {
+	switch kind {
+	case ttrpcframe.TypeRequest:
+		var req ttrpc.Request
+		if err := proto.Unmarshal(message, &req); err != nil || req.GetService() != service || req.GetMethod() != method {
+			return false // the library has an answer to that
+		}
+		c.open(id, &req)
+		return true
+	case ttrpcframe.TypeData:
+		// The library has no streams. One that is not known here has ended.
+		c.mu.Lock()
+		s := c.streams[id]
+		c.mu.Unlock()
+		if s != nil {
+			s.said(flags, message)
+		}
+		return true
 	}
-	work := c.handler(&req)
-	if work == nil {
-		return false
-	}
-	ctx, cancel := c.ctx, context.CancelFunc(func() {})
+	return false
+}
+
+// open begins a stream. What it is about is said by the request, or by the
+// first message after it.
+func (c *express) open(id uint32, req *ttrpc.Request) {
+	ctx, cancel := c.ctx, context.CancelFunc(nil)
 	if req.TimeoutNano > 0 {
-		ctx, cancel = context.WithTimeout(c.ctx, time.Duration(req.TimeoutNano))
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.TimeoutNano))
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
 	}
-	turn := c.queues.join(work.Queue)
+	s := &Sender{conn: c, id: id, end: cancel, first: make(chan *agentproto.OutputRequest, 1), woken: make(chan struct{}, 1)}
+	c.mu.Lock()
+	c.streams[id] = s
+	c.mu.Unlock()
+	if len(req.GetPayload()) > 0 {
+		s.said(0, req.GetPayload())
+	}
 	go func() {
 		defer cancel()
-		defer turn.leave()
-		c.answer(ctx, id, turn, work)
+		c.finish(s, c.serve(ctx, s))
 	}()
-	return true
 }
 
-// answer does the work when it is its turn, and sends what has come of it.
-func (c *express) answer(ctx context.Context, id uint32, turn *turn, work *Work) {
-	var answer Answer
-	if err := turn.wait(ctx); err != nil {
-		answer.Status = status.FromContextError(err)
-	} else {
-		answer = work.Do(ctx)
+func (c *express) serve(ctx context.Context, s *Sender) *status.Status {
+	select {
+	case req := <-s.first:
+		return c.handler(ctx, req, s)
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err())
 	}
-	if answer.Close != nil {
-		defer answer.Close()
+}
+
+// finish ends a stream, with nothing but its end if it went well.
+func (c *express) finish(s *Sender, outcome *status.Status) {
+	c.mu.Lock()
+	delete(c.streams, s.id)
+	c.mu.Unlock()
+	if outcome.Code() == codes.OK {
+		_ = c.out.Whole(ttrpcframe.Head(0, s.id, ttrpcframe.TypeData, ttrpcframe.FlagClosed|ttrpcframe.FlagNoData))
+		return
 	}
-	if err := c.send(id, answer); err != nil {
-		// Half a frame may have been written: nothing can follow it.
-		_ = c.Conn.Close()
+	message, err := proto.Marshal(&ttrpc.Response{Status: outcome.Proto()})
+	if err == nil {
+		_ = c.out.Whole(append(ttrpcframe.Head(len(message), s.id, ttrpcframe.TypeResponse, 0), message...))
 	}
 }
 

@@ -4,18 +4,21 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"io"
 	"net"
+	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // wrapping has every connection of a listener wrapped.
@@ -33,7 +36,7 @@ func (w *wrapping) Accept() (net.Conn, error) {
 }
 
 // serve has the library answer "Echo" of the service "test", and the handler
-// what it takes. Both kinds of message are a BytesValue, with field 1.
+// streams of output. The client is the library's: it must not see a difference.
 func serve(t *testing.T, h Handler) *ttrpc.Client {
 	t.Helper()
 	server, err := ttrpc.NewServer()
@@ -64,30 +67,43 @@ func serve(t *testing.T, h Handler) *ttrpc.Client {
 	return client
 }
 
-func call(t *testing.T, c *ttrpc.Client, method string, data []byte) ([]byte, error) {
+func echo(t *testing.T, c *ttrpc.Client, data []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var answer wrapperspb.BytesValue
-	err := c.Call(ctx, "test", method, wrapperspb.Bytes(data), &answer)
+	err := c.Call(ctx, "test", "Echo", wrapperspb.Bytes(data), &answer)
 	return answer.GetValue(), err
 }
 
-// buffered is an answer of data.
-func buffered(data []byte) Answer {
-	b := NewBuffer(1 << 20)
-	return Answer{Field: 1, Buffer: b, Bytes: copy(b.Space(), data)}
+// open begins a stream, named as its container.
+func open(t *testing.T, c *ttrpc.Client, name string, credit uint32) agentproto.Output_StreamClient {
+	t.Helper()
+	s, err := agentproto.NewOutputClient(c).Stream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	give(t, s, name, credit)
+	return s
 }
 
-// places has every request in a line of its own.
-var places atomic.Int32
-
-func taking(method string, work func(context.Context) Answer) Handler {
-	return func(req *ttrpc.Request) *Work {
-		if req.Method != method {
-			return nil
-		}
-		return &Work{Queue: strconv.Itoa(int(places.Add(1))), Do: work}
+func give(t *testing.T, s agentproto.Output_StreamClient, name string, credit uint32) {
+	t.Helper()
+	if err := s.Send(&agentproto.OutputRequest{ContainerId: name, Credit: credit}); err != nil {
+		t.Error(err)
 	}
+}
+
+// next is the next piece; nil at the end.
+func next(t *testing.T, s agentproto.Output_StreamClient) []byte {
+	t.Helper()
+	got, err := s.Recv()
+	if err == io.EOF {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.GetData()
 }
 
 func random(n int) []byte {
@@ -96,25 +112,66 @@ func random(n int) []byte {
 	return data
 }
 
-func TestAnswersOfBothAreWholeWhileTheyTakeTurns(t *testing.T) {
-	express, carried := random(1<<20), random(300<<10)
-	sizes := make(chan int, 100)
-	c := serve(t, taking("Fill", func(context.Context) Answer { return buffered(express[:<-sizes]) }))
+// sending sends data, piece by piece in turns by pages and by copy, and no more
+// than it may.
+func sending(t *testing.T, all []byte, pieces ...int) Handler {
+	return func(ctx context.Context, _ *agentproto.OutputRequest, to *Sender) *status.Status {
+		pipe, in, err := os.Pipe()
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		defer pipe.Close()
+		defer in.Close()
+		if _, err := unix.FcntlInt(in.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+			t.Error(err)
+		}
+		data := all
+		for i := 0; len(data) > 0; i++ {
+			credit, err := to.Credit(ctx)
+			if err != nil {
+				return status.FromContextError(err)
+			}
+			piece := data[:min(len(data), credit, pieces[i%len(pieces)])]
+			data = data[len(piece):]
+			if i%3 == 2 {
+				_, err = to.Write(piece)
+			} else if _, err = in.Write(piece); err == nil {
+				err = to.Move(int(pipe.Fd()), len(piece))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}
+}
+
+func TestStreamsAndAnswersAreWholeWhileTheyTakeTurns(t *testing.T) {
+	const size = 5_000_001
+	want, echoed := random(size), random(300<<10)
+	c := serve(t, sending(t, want, 1, 127, 128, 4096, 16<<10, 1<<20, 2, 100_000))
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			for _, size := range []int{1, 127, 128, 16 << 10, 1 << 20, 2, 1 << 20} {
-				sizes <- size
-				got, err := call(t, c, "Fill", nil)
-				if err != nil || len(got) == 0 || !bytes.Equal(got, express[:len(got)]) {
-					t.Errorf("express: %d bytes, %v", len(got), err)
+			s := open(t, c, "c", 1<<20)
+			var got []byte
+			for {
+				piece := next(t, s)
+				if piece == nil {
+					break
 				}
+				got = append(got, piece...)
+				give(t, s, "", uint32(len(piece)))
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%d bytes of %d, or others", len(got), len(want))
 			}
 		})
 		all.Go(func() {
-			for _, size := range []int{0, 1, 1000, 1500, 2500, 4080, 4096, len(carried), 3, len(carried)} {
-				if got, err := call(t, c, "Echo", carried[:size]); err != nil || !bytes.Equal(got, carried[:size]) {
-					t.Errorf("carried: %d bytes of %d, %v", len(got), size, err)
+			for _, size := range []int{0, 1, 1000, 1500, 2500, 4080, 4096, len(echoed), 3, len(echoed)} {
+				if got, err := echo(t, c, echoed[:size]); err != nil || !bytes.Equal(got, echoed[:size]) {
+					t.Errorf("echoed: %d bytes of %d, %v", len(got), size, err)
 				}
 			}
 		})
@@ -122,50 +179,81 @@ func TestAnswersOfBothAreWholeWhileTheyTakeTurns(t *testing.T) {
 	all.Wait()
 }
 
-func TestAFailureAndAMessageAndNothingAreAnswersToo(t *testing.T) {
-	answers := make(chan Answer, 3)
-	c := serve(t, taking("Fill", func(context.Context) Answer { return <-answers }))
-	answers <- Answer{Status: status.New(codes.NotFound, "no such stream")}
-	if _, err := call(t, c, "Fill", nil); status.Code(err) != codes.NotFound {
-		t.Errorf("failure: %v", err)
+func TestNothingIsSentBeyondTheCredit(t *testing.T) {
+	want := random(300_000)
+	c := serve(t, sending(t, want, 1<<20))
+	s := open(t, c, "c", 1000)
+	got := next(t, s)
+	if len(got) != 1000 {
+		t.Errorf("%d bytes", len(got))
 	}
-	answers <- Answer{Message: []byte{0x0a, 2, 'h', 'i'}}
-	if got, err := call(t, c, "Fill", nil); err != nil || string(got) != "hi" {
-		t.Errorf("message: %q, %v", got, err)
+	// The next piece cannot be there before there is credit for it, and others do not wait.
+	for range 3 {
+		if _, err := echo(t, c, nil); err != nil {
+			t.Error(err)
+		}
 	}
-	answers <- Answer{}
-	if got, err := call(t, c, "Fill", nil); err != nil || len(got) > 0 {
-		t.Errorf("nothing: %q, %v", got, err)
+	for _, credit := range []uint32{1, 50_000, 1 << 20} {
+		give(t, s, "", credit)
+		piece := next(t, s)
+		if len(piece) > int(credit) {
+			t.Errorf("%d bytes for a credit of %d", len(piece), credit)
+		}
+		got = append(got, piece...)
+	}
+	if next(t, s) != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes of %d, or others", len(got), len(want))
 	}
 }
 
-func TestWaitingEndsWithTheRequestsTimeAndWithTheConnection(t *testing.T) {
-	ended := make(chan error, 1)
-	c := serve(t, taking("Fill", func(ctx context.Context) Answer {
-		<-ctx.Done()
-		ended <- ctx.Err()
-		return Answer{Status: status.FromContextError(ctx.Err())}
-	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := c.Call(ctx, "test", "Fill", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{}); err == nil {
-		t.Error("answered")
+func TestWhatAStreamIsAboutIsSaidByItsRequestOrItsFirstMessage(t *testing.T) {
+	c := serve(t, func(_ context.Context, req *agentproto.OutputRequest, _ *Sender) *status.Status {
+		return status.New(codes.NotFound, "no "+req.GetContainerId())
+	})
+	_, err := open(t, c, "one", 1).Recv()
+	if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no one" {
+		t.Errorf("error %v", err)
 	}
-	if err := <-ended; err != context.DeadlineExceeded {
-		t.Errorf("with the request's time: %v", err)
-	}
-	failed := make(chan error, 1)
-	go func() {
-		failed <- c.Call(context.Background(), "test", "Fill", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{})
-	}()
-	if _, err := call(t, c, "Echo", nil); err != nil { // sent after it
+	raw, err := c.NewStream(t.Context(), &ttrpc.StreamDesc{StreamingClient: true, StreamingServer: true},
+		service, method, &agentproto.OutputRequest{ContainerId: "two"})
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := raw.RecvMsg(&agentproto.OutputData{}); status.Convert(err).Message() != "no two" {
+		t.Errorf("error %v", err)
+	}
+	// Other methods are the library's to refuse.
+	if err := c.Call(t.Context(), service, "Another", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAStreamEndsWhenTheHostClosesItAndWithTheConnection(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan error, 1)
+	c := serve(t, func(ctx context.Context, req *agentproto.OutputRequest, to *Sender) *status.Status {
+		began <- struct{}{}
+		_, err := to.Credit(ctx)
+		ended <- err
+		return status.FromContextError(err)
+	})
+	s := open(t, c, "c", 0)
+	<-began
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != context.Canceled {
+		t.Errorf("closed by the host: %v", err)
+	}
+	if _, err := s.Recv(); status.Code(err) != codes.Canceled {
+		t.Errorf("after that: %v", err)
+	}
+	late := open(t, c, "c", 0)
+	<-began
 	c.Close()
 	if err := <-ended; err != context.Canceled {
 		t.Errorf("with the connection: %v", err)
 	}
-	if err := <-failed; err == nil {
-		t.Error("answered after the end")
+	if _, err := late.Recv(); err == nil {
+		t.Error("it goes on")
 	}
 }

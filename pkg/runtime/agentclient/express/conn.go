@@ -2,13 +2,12 @@
 //
 // The library reads an answer into a new piece of memory, unpacks it into another, and its caller then waits for whoever
 // reads the fifo: for much output that is two copies and two pieces of garbage for every byte, and a channel that stands
-// still meanwhile. Express stands between the channel and the library. It has requests of its own, with ids of their
-// own, two of them under way, and writes what comes for them straight from its one buffer to where it is to go. On the
-// wire that is ttrpc like any other.
+// still meanwhile. Express stands between the channel and the library. It calls katadirect.output.v1.Output itself, with
+// ids of its own, and writes what the guest sends straight from its one buffer to where it is to go. The guest is not
+// asked for every piece: it has credit, and gets more when what it has sent has been taken.
 //
-// The agent must answer a stream's requests in their order, and must not have the library look at the ids, which it
-// wants to grow: ours says so (katadirect.output-in-order). The guest is not trusted: what it sends costs this process
-// one buffer, and what it was asked for.
+// The agent must not have its library look at the ids, which it wants to grow: one that says katadirect.output does not.
+// The guest is not trusted: what it sends costs this process one buffer, and what it had credit for.
 package express
 
 import (
@@ -40,7 +39,7 @@ type Conn struct {
 	out *ttrpcframe.Turns
 
 	mu     sync.Mutex
-	flows  map[uint32]*flow // guarded by mu; by the ids of what they have asked for
+	flows  map[uint32]*flow // guarded by mu; by their ids
 	nextID uint32           // guarded by mu
 	hangUp sync.Once
 	hungUp chan struct{}
@@ -78,16 +77,17 @@ func (c *Conn) next() error {
 	if err != nil {
 		return err
 	}
-	length, id, kind := int(binary.BigEndian.Uint32(head)), binary.BigEndian.Uint32(head[4:]), head[8]
+	length, id := int(binary.BigEndian.Uint32(head)), binary.BigEndian.Uint32(head[4:])
+	kind, flags := head[8], head[9]
 	if id < firstID {
 		c.pass = ttrpcframe.HeadSize + length
 		return nil
 	}
 	_, _ = c.in.Discard(ttrpcframe.HeadSize)
 	m := &message{in: c.in, left: length}
-	// Nobody waits any more for what a stream had asked for that has ended since.
+	// Nobody waits any more for what comes of a stream that has ended.
 	if f := c.flow(id); f != nil {
-		if err := f.receive(id, kind, m); err != nil {
+		if err := f.receive(kind, flags, m); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (c *Conn) flow(id uint32) *flow {
 	return c.flows[id]
 }
 
-// register finds an id for a request.
+// register finds an id for a stream.
 func (c *Conn) register(f *flow) uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,12 +113,10 @@ func (c *Conn) register(f *flow) uint32 {
 	return id
 }
 
-func (c *Conn) forget(ids ...uint32) {
+func (c *Conn) forget(id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range ids {
-		delete(c.flows, id)
-	}
+	delete(c.flows, id)
 }
 
 // send writes a frame of express's own.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -24,8 +23,6 @@ import (
 	"github.com/katadirect/katadirect/internal/ttrpcframe"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
-
-const pieceBytes = 1 << 20
 
 // pair is two ends of a unix socket, like the machine's.
 func pair(t testing.TB) (here, guest net.Conn) {
@@ -52,43 +49,71 @@ type guest struct {
 	net.Conn
 }
 
-// asked reads a request.
-func (g guest) asked() (id uint32, req *ttrpc.Request) {
-	g.t.Helper()
-	id, req, err := readRequest(g)
-	if err != nil {
-		g.t.Errorf("a request that is none: %v", err)
-	}
-	return id, req
+// asked is a frame of the host's.
+type asked struct {
+	id          uint32
+	kind, flags byte
+	message     []byte
 }
 
-func readRequest(from io.Reader) (id uint32, req *ttrpc.Request, err error) {
+// asked reads a frame.
+func (g guest) asked() asked {
+	g.t.Helper()
+	a, err := readFrame(g)
+	if err != nil {
+		g.t.Errorf("a frame that is none: %v", err)
+	}
+	return a
+}
+
+func readFrame(from io.Reader) (a asked, err error) {
 	head := make([]byte, ttrpcframe.HeadSize)
 	if _, err := io.ReadFull(from, head); err != nil {
-		return 0, nil, err
+		return a, err
 	}
-	message := make([]byte, binary.BigEndian.Uint32(head))
-	if _, err := io.ReadFull(from, message); err != nil {
-		return 0, nil, err
-	}
-	if head[8] != ttrpcframe.TypeRequest {
-		return 0, nil, fmt.Errorf("type %d", head[8])
-	}
-	req = &ttrpc.Request{}
-	return binary.BigEndian.Uint32(head[4:]), req, proto.Unmarshal(message, req)
+	a = asked{binary.BigEndian.Uint32(head[4:]), head[8], head[9], make([]byte, binary.BigEndian.Uint32(head))}
+	_, err = io.ReadFull(from, a.message)
+	return a, err
 }
 
-func frame(id uint32, kind byte, message []byte) []byte {
-	b := binary.BigEndian.AppendUint32(nil, uint32(len(message)))
-	b = binary.BigEndian.AppendUint32(b, id)
-	return append(append(b, kind, 0), message...)
+// opened reads the request for a stream.
+func (g guest) opened() (id uint32, req *agentproto.OutputRequest) {
+	g.t.Helper()
+	a := g.asked()
+	var call ttrpc.Request
+	req = &agentproto.OutputRequest{}
+	err := errors.Join(proto.Unmarshal(a.message, &call), proto.Unmarshal(call.GetPayload(), req))
+	if err != nil || a.kind != ttrpcframe.TypeRequest || a.flags != ttrpcframe.FlagOpen || call.TimeoutNano != 0 ||
+		call.GetService() != "katadirect.output.v1.Output" || call.GetMethod() != "Stream" {
+		g.t.Errorf("opened by type %d, flags %d, %v, %v", a.kind, a.flags, &call, err)
+	}
+	return a.id, req
 }
 
-// output is an answer with data.
-func output(data []byte) []byte {
-	inner, _ := proto.Marshal(&agentproto.ReadStreamResponse{Data: data})
-	outer, _ := proto.Marshal(&ttrpc.Response{Payload: inner})
-	return outer
+// credit reads what is given on a stream that is open.
+func (g guest) credit(id uint32) int {
+	g.t.Helper()
+	a := g.asked()
+	var req agentproto.OutputRequest
+	err := proto.Unmarshal(a.message, &req)
+	if err != nil || a.id != id || a.kind != ttrpcframe.TypeData || a.flags != 0 || req.GetCredit() == 0 {
+		g.t.Errorf("credit as frame %+v, %v, %v", a, &req, err)
+	}
+	return int(req.GetCredit())
+}
+
+// output is a frame with data.
+func output(id uint32, data []byte) []byte {
+	m, _ := proto.Marshal(&agentproto.OutputData{Data: data})
+	return frame(id, ttrpcframe.TypeData, 0, m)
+}
+
+func end(id uint32) []byte {
+	return frame(id, ttrpcframe.TypeData, ttrpcframe.FlagClosed|ttrpcframe.FlagNoData, nil)
+}
+
+func frame(id uint32, kind, flags byte, message []byte) []byte {
+	return append(ttrpcframe.Head(len(message), id, kind, flags), message...)
 }
 
 func failure(code codes.Code, text string) []byte {
@@ -96,14 +121,22 @@ func failure(code codes.Code, text string) []byte {
 	return m
 }
 
-func (g guest) say(b []byte) {
+func (g guest) say(b ...[]byte) {
 	g.t.Helper()
-	if _, err := g.Write(b); err != nil {
+	if _, err := g.Write(bytes.Join(b, nil)); err != nil {
 		g.t.Error(err)
 	}
 }
 
-func (g guest) answer(id uint32, message []byte) { g.say(frame(id, ttrpcframe.TypeResponse, message)) }
+// echo answers a call of the library's, which is next.
+func (g guest) echo() {
+	g.t.Helper()
+	a := g.asked()
+	if a.kind != ttrpcframe.TypeRequest || a.id >= firstID {
+		g.t.Errorf("not the library's: %+v", a)
+	}
+	g.say(frame(a.id, ttrpcframe.TypeResponse, 0, nil))
+}
 
 // connect returns both ends; the library has its own, with which it calls.
 func connect(t testing.TB) (*Conn, *ttrpc.Client, guest) {
@@ -114,9 +147,7 @@ func connect(t testing.TB) (*Conn, *ttrpc.Client, guest) {
 	return c, library, guest{t, there}
 }
 
-func request() Request {
-	return Request{Service: "test", Method: "Read", Payload: []byte("what"), PieceBytes: pieceBytes}
-}
+var stream = Stream{Container: "c", Exec: "e"}
 
 // sink takes what it has room for, and all when it is waited for.
 type sink struct {
@@ -163,7 +194,7 @@ type copied struct {
 func begin(ctx context.Context, c *Conn, to Sink) <-chan copied {
 	done := make(chan copied, 1)
 	go func() {
-		n, err := c.Copy(ctx, request(), to)
+		n, err := c.Copy(ctx, stream, to)
 		done <- copied{n, err}
 	}()
 	return done
@@ -175,44 +206,49 @@ func noise(n int) []byte {
 	return data
 }
 
-func TestAStreamIsPassedOnToItsEndWithTwoRequestsUnderWay(t *testing.T) {
+func TestAStreamIsPassedOnToItsEndWithoutBeingAskedFor(t *testing.T) {
 	c, _, g := connect(t)
 	to := &sink{room: 1 << 30}
 	done := begin(t.Context(), c, to)
-	var want []byte
-	first, req := g.asked()
-	if req.Service != "test" || req.Method != "Read" || string(req.Payload) != "what" || req.TimeoutNano != 0 {
+	id, req := g.opened()
+	if req.GetContainerId() != "c" || req.GetExecId() != "e" || req.GetStderr() {
 		t.Errorf("asked %v", req)
 	}
-	second, _ := g.asked() // before there is an answer
-	for _, size := range []int{pieceBytes, 1, 100_000, 128 << 10, 127, 128, 16383, 16384, 3} {
-		data := noise(size)
-		want = append(want, data...)
-		g.answer(first, output(data))
-		first, second = second, 0
-		second, _ = g.asked()
+	credit := int(req.GetCredit())
+	var want []byte
+	for round := 0; round < 3; {
+		for _, size := range []int{1 << 20, 1, 100_000, 128 << 10, 127, 128, 16383, 16384, 3} {
+			data := noise(min(size, credit))
+			want = append(want, data...)
+			g.say(output(id, data))
+			if credit -= len(data); credit <= windowBytes/2 {
+				credit += g.credit(id)
+				round++
+			}
+			if credit > windowBytes {
+				t.Fatalf("a credit of %d", credit)
+			}
+		}
 	}
-	g.answer(first, nil) // no bytes are the end
-	g.answer(second, nil)
+	g.say(end(id))
 	if got := <-done; got.err != nil || got.n != int64(len(want)) || !bytes.Equal(to.bytes(), want) {
 		t.Errorf("%d bytes of %d, %v", got.n, len(want), got.err)
 	}
 }
 
 // Whatever pieces the channel brings it in.
-func TestAnswersArePutTogetherHoweverTheyArrive(t *testing.T) {
+func TestFramesArePutTogetherHoweverTheyArrive(t *testing.T) {
 	data := noise(700)
 	for _, size := range []int{1, 3, 10, 17, 700} {
 		c, _, g := connect(t)
 		to := &sink{room: 1 << 30}
 		done := begin(t.Context(), c, to)
-		first, _ := g.asked()
-		second, _ := g.asked()
-		stream := append(frame(first, ttrpcframe.TypeResponse, output(data)), frame(second, ttrpcframe.TypeResponse, output(nil))...)
-		for len(stream) > 0 {
-			n := min(size, len(stream))
-			g.say(stream[:n])
-			stream = stream[n:]
+		id, _ := g.opened()
+		all := append(output(id, data), end(id)...)
+		for len(all) > 0 {
+			n := min(size, len(all))
+			g.say(all[:n])
+			all = all[n:]
 			time.Sleep(10 * time.Microsecond)
 		}
 		if got := <-done; got.err != nil || !bytes.Equal(to.bytes(), data) {
@@ -222,25 +258,37 @@ func TestAnswersArePutTogetherHoweverTheyArrive(t *testing.T) {
 }
 
 func TestTheLibraryGetsItsAnswersInBetween(t *testing.T) {
+	const pieces, pieceBytes = 50, 300_000
 	c, library, g := connect(t)
 	to := &sink{room: 1 << 30}
 	done := begin(t.Context(), c, to)
+	id, req := g.opened()
 	go func() {
-		// Echo what is the library's, and answer what is not with a piece, 50 times.
-		for pieces := 0; ; {
-			id, req, err := readRequest(g)
-			switch {
-			case err != nil:
-				return // it has hung up
-			case req.Method == "Echo":
-				m, _ := proto.Marshal(&ttrpc.Response{Payload: req.Payload})
-				g.answer(id, m)
-			case pieces == 50:
-				g.answer(id, nil)
-			default:
-				g.answer(id, output(noise(pieceBytes)))
-				pieces++
+		// Echo what is the library's, and send what there is credit for.
+		credit, sent := int(req.GetCredit()), 0
+		for {
+			for ; sent < pieces && credit >= pieceBytes; sent++ {
+				g.say(output(id, noise(pieceBytes)))
+				credit -= pieceBytes
 			}
+			if sent == pieces {
+				g.say(end(id))
+				sent++
+			}
+			a, err := readFrame(g)
+			if err != nil {
+				return // it has hung up
+			}
+			if a.id == id {
+				var more agentproto.OutputRequest
+				_ = proto.Unmarshal(a.message, &more)
+				credit += int(more.GetCredit())
+				continue
+			}
+			var call ttrpc.Request
+			_ = proto.Unmarshal(a.message, &call)
+			m, _ := proto.Marshal(&ttrpc.Response{Payload: call.Payload})
+			g.say(frame(a.id, ttrpcframe.TypeResponse, 0, m))
 		}
 	}()
 	for _, size := range []int{0, 1, 4086, 100_000, 3, 1 << 20, 4096} {
@@ -250,136 +298,156 @@ func TestTheLibraryGetsItsAnswersInBetween(t *testing.T) {
 			t.Errorf("%d bytes came back as %d, %v", size, len(got.Value), err)
 		}
 	}
-	if got := <-done; got.err != nil || got.n != 50*pieceBytes || !bytes.Equal(to.bytes(), bytes.Repeat(noise(pieceBytes), 50)) {
+	if got := <-done; got.err != nil || got.n != pieces*pieceBytes || !bytes.Equal(to.bytes(), bytes.Repeat(noise(pieceBytes), pieces)) {
 		t.Errorf("%d bytes, %v", got.n, got.err)
 	}
 }
 
-// What a reader does not take is kept here, as much as had been asked for; the channel goes on for everybody else.
+func callEcho(t *testing.T, library *ttrpc.Client, g guest) {
+	t.Helper()
+	echoed := make(chan error, 1)
+	go func() {
+		echoed <- library.Call(t.Context(), "test", "Echo", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{})
+	}()
+	g.echo()
+	if err := <-echoed; err != nil {
+		t.Error(err)
+	}
+}
+
+// What a reader does not take is kept here, as much as there was credit for; the channel goes on for everybody else.
 func TestASinkThatTakesNothingHoldsUpItsStreamAlone(t *testing.T) {
 	c, library, g := connect(t)
 	stuck := &sink{room: 1000, gate: make(chan struct{})}
 	done := begin(t.Context(), c, stuck)
-	first, _ := g.asked()
-	second, _ := g.asked()
-	want := noise(2 * pieceBytes)
-	g.answer(first, output(want[:pieceBytes]))
-	g.answer(second, output(want[pieceBytes:]))
-	echoed := make(chan error)
-	go func() {
-		echoed <- library.Call(t.Context(), "test", "Echo", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{})
-	}()
-	id, req := g.asked()
-	if req.Method != "Echo" {
-		t.Fatalf("more was asked for: %v", req)
+	id, req := g.opened()
+	want := noise(int(req.GetCredit()))
+	for rest := want; len(rest) > 0; {
+		n := min(len(rest), 700_000)
+		g.say(output(id, rest[:n]))
+		rest = rest[n:]
 	}
-	g.answer(id, nil)
-	if err := <-echoed; err != nil {
-		t.Error(err)
-	}
+	callEcho(t, library, g) // and no credit before it
 	other := &sink{room: 1 << 30}
 	otherDone := begin(t.Context(), c, other)
-	id, _ = g.asked()
-	g.asked()
-	g.answer(id, output(want))
-	_ = other
-	if err := (<-otherDone).err; !errors.Is(err, ErrAnswer) { // two MiB for the one it has asked for
-		t.Error(err)
+	otherID, _ := g.opened()
+	g.say(output(otherID, want[:100]), end(otherID))
+	if got := <-otherDone; got.err != nil || !bytes.Equal(other.bytes(), want[:100]) {
+		t.Errorf("the other: %d bytes, %v", got.n, got.err)
 	}
 	close(stuck.gate)
-	// As long as it is slow it asks for one piece at a time.
-	id, _ = g.asked()
-	g.answer(id, output([]byte("end")))
-	id, _ = g.asked()
-	g.answer(id, nil)
+	// As long as it is slow it gets less.
+	if credit := g.credit(id); credit != slowWindowBytes {
+		t.Errorf("a credit of %d", credit)
+	}
+	g.say(output(id, []byte("end")), end(id))
 	if got := <-done; got.err != nil || !bytes.Equal(stuck.bytes(), append(want, "end"...)) {
 		t.Errorf("%d bytes, %v", got.n, got.err)
 	}
 }
 
 func TestHowAStreamEnds(t *testing.T) {
-	big := failure(codes.Internal, string(bytes.Repeat([]byte("x"), unpackLimit)))
+	big := failure(codes.Internal, string(bytes.Repeat([]byte("x"), failureLimit)))
+	longer := output(0, []byte("some"))
+	longer[ttrpcframe.HeadSize+1]++
 	for _, tc := range []struct {
 		name string
-		say  func(g guest, first, second uint32)
+		say  func(g guest, id uint32)
 		is   func(error) bool
+		over bool // the guest has ended it
 	}{
-		{"the agent's own error", func(g guest, first, _ uint32) { g.answer(first, failure(codes.NotFound, "no such process")) },
-			func(err error) bool { return status.Code(err) == codes.NotFound }},
-		{"more than was asked for", func(g guest, first, _ uint32) { g.answer(first, output(make([]byte, pieceBytes+1))) }, badAnswer},
-		{"the second answer first", func(g guest, _, second uint32) { g.answer(second, output([]byte("x"))) }, badAnswer},
-		{"a request", func(g guest, first, _ uint32) { g.say(frame(first, ttrpcframe.TypeRequest, output([]byte("x")))) }, badAnswer},
-		{"no protobuf", func(g guest, first, _ uint32) { g.answer(first, []byte{0xff, 0xff, 0xff}) }, badAnswer},
-		{"a length within that is too large", func(g guest, first, _ uint32) {
-			m := output([]byte("some"))
-			m[3]++
-			g.answer(first, m)
-		}, badAnswer},
-		{"an error of absurd length", func(g guest, first, _ uint32) { g.answer(first, big) }, badAnswer},
-		{"half an answer and the end", func(g guest, first, _ uint32) {
-			g.say(frame(first, ttrpcframe.TypeResponse, output(make([]byte, 1000)))[:500])
+		{"the agent's own error", func(g guest, id uint32) {
+			g.say(frame(id, ttrpcframe.TypeResponse, 0, failure(codes.NotFound, "no such process")))
+		}, func(err error) bool { return status.Code(err) == codes.NotFound }, true},
+		{"an answer that is no failure", func(g guest, id uint32) { g.say(frame(id, ttrpcframe.TypeResponse, 0, nil)) }, ended, true},
+		{"the end", func(g guest, id uint32) { g.say(end(id)) }, ended, true},
+		{"more than there is credit for", func(g guest, id uint32) { g.say(output(id, make([]byte, windowBytes+1))) }, badAnswer, false},
+		{"more, bit by bit", func(g guest, id uint32) {
+			for range 4 {
+				g.say(output(id, make([]byte, windowBytes/3)))
+			}
+		}, badAnswer, false},
+		{"nothing", func(g guest, id uint32) { g.say(output(id, nil)) }, badAnswer, false},
+		{"a request", func(g guest, id uint32) { g.say(frame(id, ttrpcframe.TypeRequest, 0, nil)) }, badAnswer, false},
+		{"no protobuf", func(g guest, id uint32) { g.say(frame(id, ttrpcframe.TypeData, 0, []byte{0xff, 0xff, 0xff})) }, badAnswer, false},
+		{"a length within that is too large", func(g guest, id uint32) {
+			m := bytes.Clone(longer)
+			binary.BigEndian.PutUint32(m[4:], id)
+			g.say(m)
+		}, badAnswer, false},
+		{"something else beside it", func(g guest, id uint32) {
+			m := output(id, []byte("some"))
+			binary.BigEndian.PutUint32(m, uint32(len(m)-ttrpcframe.HeadSize+2))
+			g.say(m, []byte{16, 1})
+		}, badAnswer, false},
+		{"an error of absurd length", func(g guest, id uint32) { g.say(frame(id, ttrpcframe.TypeResponse, 0, big)) }, badAnswer, true},
+		{"half a frame and the end", func(g guest, id uint32) {
+			g.say(output(id, make([]byte, 1000))[:500])
 			_ = g.Close()
-		}, closed},
-		{"the connection's end", func(g guest, _, _ uint32) { _ = g.Close() }, closed},
+		}, closed, false},
+		{"the connection's end", func(g guest, _ uint32) { _ = g.Close() }, closed, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, library, g := connect(t)
-			done := begin(t.Context(), c, &sink{room: 1 << 30})
-			first, _ := g.asked()
-			second, _ := g.asked()
-			go tc.say(g, first, second)
+			done := begin(t.Context(), c, &sink{})
+			id, req := g.opened()
+			if req.GetCredit() != windowBytes {
+				t.Fatalf("a credit of %d", req.GetCredit())
+			}
+			said := make(chan struct{})
+			go func() {
+				defer close(said)
+				tc.say(g, id)
+			}()
 			got := <-done
+			<-said
 			if !tc.is(got.err) {
 				t.Errorf("%d bytes, %v", got.n, got.err)
 			}
+			c.mu.Lock()
 			if len(c.flows) > 0 {
-				t.Errorf("%d requests are remembered", len(c.flows))
+				t.Errorf("%d streams are remembered", len(c.flows))
 			}
+			c.mu.Unlock()
 			if closed(got.err) {
 				return
 			}
-			go func() {
-				id, _ := g.asked()
-				g.answer(id, nil)
-			}()
-			if err := library.Call(t.Context(), "test", "Echo", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{}); err != nil {
-				t.Errorf("the channel did not survive it: %v", err)
+			if !tc.over {
+				g.wantClosed(id)
 			}
+			callEcho(t, library, g)
 		})
 	}
 }
 
-func badAnswer(err error) bool { return errors.Is(err, ErrAnswer) }
-func closed(err error) bool    { return errors.Is(err, ttrpc.ErrClosed) }
-
-// An answer may have more in it than output, in any order, as protobuf has it.
-func TestAnAnswerThatIsMadeDifferentlyIsUnderstoodAllTheSame(t *testing.T) {
-	c, _, g := connect(t)
-	to := &sink{room: 1 << 30}
-	done := begin(t.Context(), c, to)
-	ok, err := proto.Marshal(&ttrpc.Response{Status: status.New(codes.OK, "").Proto()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := g.asked()
-	g.answer(id, append(output([]byte("some")), ok...))
-	id, _ = g.asked()
-	g.answer(id, ok)
-	if got := <-done; got.err != nil || string(to.bytes()) != "some" {
-		t.Errorf("%q, %v", to.bytes(), got.err)
+// wantClosed wants the guest to hear that a stream is not wanted any more. It may have got some credit before.
+func (g guest) wantClosed(id uint32) {
+	g.t.Helper()
+	for {
+		a := g.asked()
+		if a.id == id && a.kind == ttrpcframe.TypeData && a.flags == 0 {
+			continue
+		}
+		if a.id != id || a.kind != ttrpcframe.TypeData || a.flags != ttrpcframe.FlagClosed|ttrpcframe.FlagNoData {
+			g.t.Errorf("instead of the stream's close %+v", a)
+		}
+		return
 	}
 }
+
+func ended(err error) bool     { return err == nil }
+func badAnswer(err error) bool { return errors.Is(err, ErrAnswer) }
+func closed(err error) bool    { return errors.Is(err, ttrpc.ErrClosed) }
 
 func TestCopyingEndsWithItsContextAndWhatComesLaterIsForgotten(t *testing.T) {
 	c, library, g := connect(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	to := &sink{room: 1 << 30}
 	done := begin(ctx, c, to)
-	first, _ := g.asked()
-	g.asked()
+	id, _ := g.opened()
 	// Half of it is here, and the rest will come.
-	answer := frame(first, ttrpcframe.TypeResponse, output(noise(100_000)))
-	g.say(answer[:50_000])
+	all := output(id, noise(100_000))
+	g.say(all[:50_000])
 	for len(to.bytes()) == 0 {
 		time.Sleep(time.Millisecond)
 	}
@@ -388,14 +456,9 @@ func TestCopyingEndsWithItsContextAndWhatComesLaterIsForgotten(t *testing.T) {
 	if !errors.Is(got.err, context.Canceled) {
 		t.Errorf("error %v", got.err)
 	}
-	g.say(answer[50_000:])
-	go func() {
-		id, _ := g.asked()
-		g.answer(id, nil)
-	}()
-	if err := library.Call(t.Context(), "test", "Echo", wrapperspb.Bytes(nil), &wrapperspb.BytesValue{}); err != nil {
-		t.Error(err)
-	}
+	g.wantClosed(id)
+	g.say(all[50_000:], output(id, noise(10)))
+	callEcho(t, library, g)
 	if n := len(to.bytes()); int64(n) != got.n {
 		t.Errorf("%d bytes arrived, of which %d before the end", n, got.n)
 	}
@@ -405,11 +468,12 @@ func TestASinksErrorIsTheCopys(t *testing.T) {
 	c, _, g := connect(t)
 	broken := errors.New("broken")
 	done := begin(t.Context(), c, &sink{err: broken})
-	id, _ := g.asked()
-	g.answer(id, output([]byte("x")))
+	id, _ := g.opened()
+	g.say(output(id, []byte("x")))
 	if err := (<-done).err; err != broken {
 		t.Errorf("error %v", err)
 	}
+	g.wantClosed(id)
 }
 
 func TestIdsAreNeverTheLibrarysAndNeverUsedTwice(t *testing.T) {

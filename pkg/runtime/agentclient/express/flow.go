@@ -3,20 +3,23 @@ package express
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/katadirect/katadirect/internal/ttrpcframe"
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-// ahead is how many requests of a stream are under way: while one is answered the next is there, so that the guest never
-// waits for this side.
-const ahead = 2
+const (
+	// windowBytes is how much the guest may send before any of it has been taken: enough that it never waits for this
+	// side, and what is kept here if suddenly nobody takes anything.
+	windowBytes = 2 << 20
+	// slowWindowBytes is the same for a sink that is slower than the guest.
+	slowWindowBytes = 512 << 10
+)
 
 // Sink is where output goes.
 type Sink interface {
@@ -26,95 +29,102 @@ type Sink interface {
 	TryWrite(p []byte) int
 }
 
-// Request is how a stream is asked for its next piece.
-type Request struct {
-	Service, Method string
-	Payload         []byte
-	// PieceBytes is what Payload asks for.
-	PieceBytes int
-	// Took, unless it is nil, is told how long each request took.
-	Took func(time.Duration)
+// Stream names one of a process's two streams of output.
+type Stream struct {
+	Container, Exec string
+	Stderr          bool
 }
 
 // Copy passes a stream on from its next byte to its end. Errors are the sink's own, that of ctx, a gRPC status if the agent
 // says so, ErrAnswer, and ttrpc.ErrClosed. A sink that takes nothing holds the stream up and nothing else: what had been
-// asked for is kept, and no more is asked for.
-func (c *Conn) Copy(ctx context.Context, r Request, to Sink) (written int64, err error) {
-	frame, err := r.frame()
-	if err != nil {
-		return 0, err
-	}
-	f := &flow{conn: c, request: r, to: to, woken: make(chan struct{}, 1)}
+// sent by then is kept, and there is no more credit.
+func (c *Conn) Copy(ctx context.Context, s Stream, to Sink) (written int64, err error) {
+	f := &flow{conn: c, stream: s, to: to, woken: make(chan struct{}, 1)}
+	f.id = c.register(f)
 	for err == nil && ctx.Err() == nil {
-		parked, ask := f.todo()
+		parked, credit := f.todo()
 		switch {
 		case parked != nil:
 			n, failure := to.Write(*parked)
 			f.wrote(n, parked)
 			err = failure
-		case ask:
-			binary.BigEndian.PutUint32(frame[4:], f.asks(c.register(f)))
-			err = c.send(frame)
+		case credit > 0:
+			err = f.give(credit)
 		default:
 			err = f.wait(ctx, c.hungUp)
 		}
 	}
-	c.forget(f.end()...)
+	if f.end() {
+		_ = c.send(ttrpcframe.Head(0, f.id, ttrpcframe.TypeData, ttrpcframe.FlagClosed|ttrpcframe.FlagNoData))
+	}
+	c.forget(f.id)
 	if err = cmp.Or(err, ctx.Err()); err == io.EOF {
 		err = nil
 	}
 	return f.written, err
 }
 
-// frame encodes the request, but for its id.
-func (r Request) frame() ([]byte, error) {
-	message, err := proto.Marshal(&ttrpc.Request{Service: r.Service, Method: r.Method, Payload: r.Payload})
-	if err != nil {
-		return nil, err
-	}
-	frame := make([]byte, ttrpcframe.HeadSize, ttrpcframe.HeadSize+len(message))
-	binary.BigEndian.PutUint32(frame, uint32(len(message)))
-	frame[8] = ttrpcframe.TypeRequest
-	return append(frame, message...), nil
-}
-
-// flow is a stream that is being passed on. The channel's reading goroutine writes as much of the answers as it can
-// without waiting. What is left is parked, and written by the goroutine that has called Copy.
+// flow is a stream that is being passed on. The channel's reading goroutine writes as much of it as it can without
+// waiting. What is left is parked, and written by the goroutine that has called Copy.
 type flow struct {
-	conn    *Conn
-	request Request
-	to      Sink
-	woken   chan struct{} // holds one if there may be something to do
+	conn   *Conn
+	stream Stream
+	id     uint32
+	to     Sink
+	opened bool          // of Copy
+	woken  chan struct{} // holds one if there may be something to do
 
 	mu      sync.Mutex // guards what follows
-	asked   []asked
+	credit  int        // what the guest may still send, in bytes
 	parked  []*[]byte
 	writing bool // something that was parked is being written
-	slow    bool // the sink had no room for all of the last answer
+	slow    bool // the sink had no room for all of what came last
 	written int64
 	err     error // why nothing more comes; io.EOF is the stream's end
+	over    bool  // the guest has ended it
 	ended   bool  // Copy has returned
 }
 
-type asked struct {
-	id uint32
-	at time.Time
-}
-
-// todo is what Copy has to do next: write what was parked, or ask for more, or, if it is neither, wait.
-func (f *flow) todo() (parked *[]byte, ask bool) {
+// todo is what Copy has to do next: write what was parked, or give more credit, or, if it is neither, wait.
+func (f *flow) todo() (parked *[]byte, credit int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.parked) > 0 {
 		parked, f.parked = f.parked[0], f.parked[1:]
 		f.writing = true
-		return parked, false
+		return parked, 0
 	}
-	limit := ahead
+	window := windowBytes
 	if f.slow {
-		limit = 1
+		window = slowWindowBytes
 	}
-	return nil, f.err == nil && len(f.asked) < limit
+	if f.err == nil && f.credit <= window/2 {
+		credit = window - f.credit
+		f.credit = window
+	}
+	return nil, credit
+}
+
+// give opens the stream with its first credit, and then gives it more.
+func (f *flow) give(credit int) error {
+	if f.opened {
+		message, err := proto.Marshal(&agentproto.OutputRequest{Credit: uint32(credit)})
+		if err != nil {
+			return err
+		}
+		return f.conn.send(append(ttrpcframe.Head(len(message), f.id, ttrpcframe.TypeData, 0), message...))
+	}
+	f.opened = true
+	payload, err := proto.Marshal(&agentproto.OutputRequest{
+		Credit: uint32(credit), ContainerId: f.stream.Container, ExecId: f.stream.Exec, Stderr: f.stream.Stderr})
+	if err != nil {
+		return err
+	}
+	message, err := proto.Marshal(&ttrpc.Request{Service: "katadirect.output.v1.Output", Method: "Stream", Payload: payload})
+	if err != nil {
+		return err
+	}
+	return f.conn.send(append(ttrpcframe.Head(len(message), f.id, ttrpcframe.TypeRequest, ttrpcframe.FlagOpen), message...))
 }
 
 // wrote notes that what was parked has been written.
@@ -124,13 +134,6 @@ func (f *flow) wrote(n int, parked *[]byte) {
 	f.written += int64(n)
 	f.writing = false
 	lots.Put(parked)
-}
-
-func (f *flow) asks(id uint32) uint32 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked = append(f.asked, asked{id, time.Now()})
-	return id
 }
 
 // wait returns nil when there may be something to do, and otherwise why there is nothing more. What came in before the
@@ -163,13 +166,10 @@ func (f *flow) outcome() error {
 	return f.err
 }
 
-// end sees to it that the sink is not touched any more, and returns what had been asked for.
-func (f *flow) end() (ids []uint32) {
+// end sees to it that the sink is not touched any more, and says whether the guest does not know yet.
+func (f *flow) end() (tell bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended = true
-	for _, a := range f.asked {
-		ids = append(ids, a.id)
-	}
-	return ids
+	return f.opened && !f.over
 }

@@ -11,12 +11,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-// ErrAnswer says that the guest answered with what no agent answers.
-var ErrAnswer = errors.New("not an answer to a request for output")
+// ErrAnswer says that the guest sent what no agent sends.
+var ErrAnswer = errors.New("not what a stream of output consists of")
 
 // message is what is left of a frame that is being read.
 type message struct {
@@ -25,77 +23,53 @@ type message struct {
 }
 
 const (
-	// payloadField is the number of ttrpc.Response's payload, dataField that of ReadStreamResponse's data.
-	payloadField = 2
-	dataField    = 1
-	// prefixSize is the most that comes before the data in an answer that has nothing else: two tags and two lengths.
-	prefixSize = 2 * (1 + 5)
-	// unpackLimit bounds an answer that is more than its data, and so has to be unpacked: a failure.
-	unpackLimit = 64 << 10
+	// dataField is the number of OutputData's data.
+	dataField = 1
+	// prefixSize is the most that comes before the data: a tag and a length.
+	prefixSize = 1 + 5
+	// failureLimit bounds a failure, which has to be unpacked.
+	failureLimit = 64 << 10
 )
 
-// answer is what a message turned out to be.
-type answer struct {
-	// length is how much output follows in the message, in bytes, or is in unpacked.
-	length   int
-	unpacked []byte
-	err      error // the agent's own, a status, or ErrAnswer
-}
-
-// answer reads up to the output, if that is all there is in the message, and otherwise all of it. The error is the
-// channel's.
-func (m *message) answer() (answer, error) {
+// data reads up to the output, and returns how much of it follows: all that is left of the message. An error that is not
+// ErrAnswer is the channel's.
+func (m *message) data() (bytes int, err error) {
 	start, err := m.in.Peek(min(m.left, prefixSize))
 	if err != nil {
-		return answer{}, err
+		return 0, err
 	}
-	payload, n := lastField(start, payloadField, m.left)
-	data, k := lastField(start[n:], dataField, payload)
-	if n == 0 || k == 0 {
-		return m.unpack()
+	number, kind, n := protowire.ConsumeTag(start)
+	if n < 0 || number != dataField || kind != protowire.BytesType {
+		return 0, fmt.Errorf("%w: not data", ErrAnswer)
+	}
+	size, k := protowire.ConsumeVarint(start[n:])
+	if k < 0 || size == 0 || m.left < n+k || size != uint64(m.left-n-k) {
+		return 0, fmt.Errorf("%w: data that is not as long as it says", ErrAnswer)
 	}
 	_, err = m.in.Discard(n + k)
 	m.left -= n + k
-	return answer{length: data}, err
+	return int(size), err
 }
 
-// lastField reads the beginning of a field of bytes that ends where the message of that length does. It returns the length
-// of the field and that of its beginning, which is 0 if this is no such field.
-func lastField(start []byte, wanted protowire.Number, messageLength int) (length, beginning int) {
-	number, kind, n := protowire.ConsumeTag(start)
-	if n < 0 || number != wanted || kind != protowire.BytesType {
-		return 0, 0
-	}
-	size, k := protowire.ConsumeVarint(start[n:])
-	if k < 0 || messageLength < n+k || size != uint64(messageLength-n-k) {
-		return 0, 0
-	}
-	return int(size), n + k
-}
-
-// unpack reads an answer as the library would.
-func (m *message) unpack() (answer, error) {
-	if m.left > unpackLimit {
-		return answer{err: fmt.Errorf("%w: %d bytes that are not output", ErrAnswer, m.left)}, nil
+// failure reads why the agent has ended the stream; nil if it gives no reason. An error of the channel's is the second.
+func (m *message) failure() (why, err error) {
+	if m.left > failureLimit {
+		return fmt.Errorf("%w: %d bytes that are not output", ErrAnswer, m.left), nil
 	}
 	packed := make([]byte, m.left)
 	n, err := io.ReadFull(m.in, packed)
 	m.left -= n
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	var response ttrpc.Response
 	if err := proto.Unmarshal(packed, &response); err != nil {
-		return answer{err: fmt.Errorf("%w: %w", ErrAnswer, err)}, nil
+		return fmt.Errorf("%w: %w", ErrAnswer, err), nil
 	}
 	if s := response.GetStatus(); s.GetCode() != int32(codes.OK) {
-		return answer{err: status.ErrorProto(s)}, nil
+		return status.ErrorProto(s), nil
 	}
-	var read agentproto.ReadStreamResponse
-	if err := proto.Unmarshal(response.GetPayload(), &read); err != nil {
-		return answer{err: fmt.Errorf("%w: %w", ErrAnswer, err)}, nil
-	}
-	return answer{length: len(read.GetData()), unpacked: read.GetData()}, nil
+	return nil, nil
 }
 
 // piece returns bytes of the message that have come in, at least one. They are good until the next call.

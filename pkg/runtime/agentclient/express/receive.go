@@ -1,10 +1,11 @@
 package express
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/katadirect/katadirect/internal/ttrpcframe"
 )
@@ -14,28 +15,44 @@ const lotSize = 256 << 10
 
 var lots = sync.Pool{New: func() any { b := make([]byte, 0, lotSize); return &b }}
 
-// receive takes an answer. Its error is the channel's.
-func (f *flow) receive(id uint32, kind byte, m *message) error {
+// receive takes a frame. Its error is the channel's.
+func (f *flow) receive(kind, flags byte, m *message) error {
 	defer f.wake()
-	if kind != ttrpcframe.TypeResponse || !f.isNext(id) {
-		f.fail(fmt.Errorf("%w: it comes out of turn", ErrAnswer))
+	switch {
+	case f.failed():
+		return nil // what comes after that is read over
+	case kind == ttrpcframe.TypeResponse:
+		why, err := m.failure()
+		if err == nil {
+			f.finish(cmp.Or(why, io.EOF), true)
+		}
+		return err
+	case kind != ttrpcframe.TypeData:
+		f.finish(fmt.Errorf("%w: a frame of type %d", ErrAnswer, kind), false)
+		return nil
+	case flags&ttrpcframe.FlagNoData != 0:
+		if flags&ttrpcframe.FlagClosed != 0 {
+			f.finish(io.EOF, true)
+		}
 		return nil
 	}
-	a, err := m.answer()
-	switch wanted := f.request.PieceBytes; {
+	return f.output(m)
+}
+
+// output takes a frame of output.
+func (f *flow) output(m *message) error {
+	bytes, err := m.data()
+	switch {
+	case errors.Is(err, ErrAnswer):
+		f.finish(err, false)
+		return nil
 	case err != nil:
 		return err
-	case a.err != nil:
-		f.fail(a.err)
-		return nil
-	case a.length == 0:
-		f.fail(io.EOF)
-		return nil
-	case a.length > wanted:
-		f.fail(fmt.Errorf("%w: %d bytes for the %d that were asked for", ErrAnswer, a.length, wanted))
+	case !f.spend(bytes):
+		f.finish(fmt.Errorf("%w: %d bytes, for which it had no credit", ErrAnswer, bytes), false)
 		return nil
 	}
-	direct := f.put(a.unpacked)
+	direct := true
 	for m.left > 0 {
 		piece, err := m.piece()
 		if err != nil {
@@ -43,24 +60,34 @@ func (f *flow) receive(id uint32, kind byte, m *message) error {
 		}
 		direct = f.put(piece) && direct
 	}
-	f.answered(direct)
+	f.mu.Lock()
+	f.slow = !direct
+	f.mu.Unlock()
 	return nil
 }
 
-// isNext says whether it is the turn of the answer to that request.
-func (f *flow) isNext(id uint32) bool {
+func (f *flow) failed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.err == nil && len(f.asked) > 0 && f.asked[0].id == id
+	return f.err != nil
 }
 
-// fail ends the stream.
-func (f *flow) fail(err error) {
+// finish ends the stream. over says whether the guest has.
+func (f *flow) finish(err error, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
+	f.err, f.over = err, over
+}
+
+// spend takes what the guest sends off its credit, if it has so much.
+func (f *flow) spend(bytes int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if bytes > f.credit {
+		return false
 	}
+	f.credit -= bytes
+	return true
 }
 
 // put passes output on and says whether there was room for it; otherwise it is parked.
@@ -96,19 +123,6 @@ func (f *flow) park(p []byte) (rest []byte) {
 	n := min(len(p), lotSize-len(*lot))
 	*lot = append(*lot, p[:n]...)
 	return p[n:]
-}
-
-// answered notes that the answer to the oldest request is complete.
-func (f *flow) answered(direct bool) {
-	f.mu.Lock()
-	first := f.asked[0]
-	f.asked = f.asked[1:]
-	f.slow = !direct
-	f.mu.Unlock()
-	f.conn.forget(first.id)
-	if f.request.Took != nil {
-		f.request.Took(time.Since(first.at))
-	}
 }
 
 // wake has Copy look whether there is something to do.
