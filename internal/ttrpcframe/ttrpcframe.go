@@ -47,16 +47,18 @@ type Turns struct {
 func NewTurns(to io.Writer, broken func()) *Turns { return &Turns{to: to, broken: broken} }
 
 // Whole writes a frame that is not the library's.
-func (t *Turns) Whole(frame []byte) error { return t.Then(frame, func() error { return nil }) }
+func (t *Turns) Whole(frame []byte) error {
+	return t.By(func() error {
+		_, err := t.to.Write(frame)
+		return err
+	})
+}
 
-// Then writes the beginning of a frame that is not the library's, and has rest write the rest.
-func (t *Turns) Then(beginning []byte, rest func() error) error {
+// By has write write such a frame in a way of its own.
+func (t *Turns) By(write func() error) error {
 	t.turn.Lock()
 	defer t.turn.Unlock()
-	_, err := t.to.Write(beginning)
-	if err == nil {
-		err = rest()
-	}
+	err := write()
 	if err != nil {
 		t.broken()
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,10 +53,48 @@ func (o *output) read(ctx context.Context, limit int) (data []byte, err error) {
 	return data[:n], err
 }
 
-// move waits for at least a byte and moves at most limit into the pipe to,
-// without copying; none at the end.
-func (o *output) move(ctx context.Context, to, limit int) (int, error) {
-	return o.take(ctx, func(fd int) (int, error) { return moveOnce(fd, to, limit) })
+// Taker takes output in its own way.
+type Taker interface {
+	// Ready waits until something may be taken.
+	Ready(ctx context.Context) error
+	// Take takes what there is and returns how much that is, in bytes. It
+	// does not wait: unix.EAGAIN says that there is nothing, io.EOF that
+	// there never will be.
+	Take(fd int) (int, error)
+	// Taken is called when so much of it counts: all that was taken.
+	Taken(bytes int) error
+}
+
+// pour has to take everything from the next byte to the end.
+func (o *output) pour(ctx context.Context, to Taker) error {
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	release := interruptible(ctx, o.file.SetReadDeadline)
+	defer func() {
+		release()
+		o.restoreDeadline()
+	}()
+	for !o.ended() {
+		if err := to.Ready(ctx); err != nil {
+			return err
+		}
+		n, err := o.taken(ctx, raw, to.Take)
+		if n == 0 || err != nil {
+			return err
+		}
+		if err := to.Taken(n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take waits until once, which takes what is there, has something or is at the
@@ -70,20 +109,6 @@ func (o *output) take(ctx context.Context, once func(fd int) (int, error)) (int,
 	if o.ended() {
 		return 0, nil
 	}
-	n, err := o.takeUntilDeadline(ctx, once)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
-		}
-		// The time after the exit is over. What is there now may still be owed.
-		n, err = o.takeNow(once)
-	}
-	return o.account(n, err)
-}
-
-// takeUntilDeadline blocks until there is something, or the stream's end, or
-// the deadline set at the process's exit.
-func (o *output) takeUntilDeadline(ctx context.Context, once func(fd int) (int, error)) (n int, err error) {
 	raw, err := o.file.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -93,43 +118,35 @@ func (o *output) takeUntilDeadline(ctx context.Context, once func(fd int) (int, 
 		release()
 		o.restoreDeadline()
 	}()
-	o.restoreDeadline()
-	var readErr error
+	return o.taken(ctx, raw, once)
+}
+
+// taken blocks until there is something, or the stream's end, or the deadline
+// set at the process's exit. The caller has the turn.
+func (o *output) taken(ctx context.Context, raw syscall.RawConn, once func(fd int) (int, error)) (n int, err error) {
+	var takeErr error
 	err = raw.Read(func(fd uintptr) bool {
-		n, readErr = once(int(fd))
-		return !errors.Is(readErr, unix.EAGAIN)
+		n, takeErr = once(int(fd))
+		return !errors.Is(takeErr, unix.EAGAIN)
 	})
-	return n, errors.Join(err, readErr)
+	if err = errors.Join(err, takeErr); errors.Is(err, os.ErrDeadlineExceeded) {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		// The time after the exit is over. What is there now may still be owed.
+		n, err = takeNow(raw, once)
+	}
+	return o.account(n, err)
 }
 
 // takeNow takes what is there without waiting.
-func (o *output) takeNow(once func(fd int) (int, error)) (n int, err error) {
-	raw, err := o.file.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var readErr error
-	err = raw.Control(func(fd uintptr) { n, readErr = once(int(fd)) })
-	if errors.Is(readErr, unix.EAGAIN) {
+func takeNow(raw syscall.RawConn, once func(fd int) (int, error)) (n int, err error) {
+	var takeErr error
+	err = raw.Control(func(fd uintptr) { n, takeErr = once(int(fd)) })
+	if errors.Is(takeErr, unix.EAGAIN) {
 		return 0, io.EOF
 	}
-	return n, errors.Join(err, readErr)
-}
-
-// moveOnce moves what is there, pages and not bytes.
-func moveOnce(fd, to, limit int) (int, error) {
-	for {
-		n, err := unix.Splice(fd, nil, to, nil, limit, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return int(n), nil
-		}
-	}
+	return n, errors.Join(err, takeErr)
 }
 
 // readAvailable reads once, into a buffer of the size of what is there.
@@ -139,12 +156,13 @@ func readAvailable(fd, limit int) ([]byte, error) {
 		size = max(size, waiting)
 	}
 	data := make([]byte, min(size, limit))
-	n, err := readOnce(fd, data)
+	n, err := ReadOnce(fd, data)
 	return data[:n], err
 }
 
-// readOnce reads what is there.
-func readOnce(fd int, into []byte) (int, error) {
+// ReadOnce reads what is there. It is what a Taker needs to take by copying: the
+// end of a pipe and that of a terminal are io.EOF.
+func ReadOnce(fd int, into []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, into)
 		switch {

@@ -88,20 +88,18 @@ func (p *Process) ReadStderr(ctx context.Context, limit int) ([]byte, error) {
 	return p.streams.stderr.read(ctx, limit)
 }
 
-// MoveStdout is ReadStdout for who has a pipe for the output: at most limit
-// bytes are moved into it, to being its end for writing and the pipe empty, and
-// their number returned. None is the end, whatever is in the pipe. A process
-// with a terminal has output that cannot be moved.
-func (p *Process) MoveStdout(ctx context.Context, to, limit int) (int, error) {
-	return p.streams.stdout.move(ctx, to, limit)
+// PourStdout has to take the output from its next byte to its end, as ReadStdout
+// would return it.
+func (p *Process) PourStdout(ctx context.Context, to Taker) error {
+	return p.streams.stdout.pour(ctx, to)
 }
 
-// MoveStderr is MoveStdout for the other stream.
-func (p *Process) MoveStderr(ctx context.Context, to, limit int) (int, error) {
-	return p.streams.stderr.move(ctx, to, limit)
+// PourStderr is PourStdout for the other stream.
+func (p *Process) PourStderr(ctx context.Context, to Taker) error {
+	return p.streams.stderr.pour(ctx, to)
 }
 
-// HasTerminal says whether the streams are a terminal's.
+// HasTerminal says whether the streams are a terminal's, and not pipes.
 func (p *Process) HasTerminal() bool { return p.streams.terminal != nil }
 
 // Drained says whether both output streams were read to their end.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -112,10 +113,10 @@ func random(n int) []byte {
 	return data
 }
 
-// sending sends data, piece by piece in turns by pages and by copy, and no more
-// than it may.
+// sending sends data, written to a pipe piece by piece, by pages or by copy in
+// turns.
 func sending(t *testing.T, all []byte, pieces ...int) Handler {
-	return func(ctx context.Context, _ *agentproto.OutputRequest, to *Sender) *status.Status {
+	return func(ctx context.Context, req *agentproto.OutputRequest, to *Sender) *status.Status {
 		pipe, in, err := os.Pipe()
 		if err != nil {
 			t.Error(err)
@@ -126,21 +127,35 @@ func sending(t *testing.T, all []byte, pieces ...int) Handler {
 		if _, err := unix.FcntlInt(in.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
 			t.Error(err)
 		}
-		data := all
-		for i := 0; len(data) > 0; i++ {
-			credit, err := to.Credit(ctx)
-			if err != nil {
-				return status.FromContextError(err)
-			}
-			piece := data[:min(len(data), credit, pieces[i%len(pieces)])]
+		copies, err1 := to.Copies(100_000)
+		pages, err2 := to.Pages(1 << 20)
+		cramped, err3 := to.Pages(4 << 10) // no room for a piece that does not begin where a page does
+		if err := errors.Join(err1, err2, err3); err != nil {
+			t.Error(err)
+			return nil
+		}
+		defer pages.Close()
+		defer cramped.Close()
+		for i, data := 0, all; len(data) > 0; i++ {
+			piece := data[:min(len(data), pieces[i%len(pieces)])]
 			data = data[len(piece):]
-			if i%3 == 2 {
-				_, err = to.Write(piece)
-			} else if _, err = in.Write(piece); err == nil {
-				err = to.Move(int(pipe.Fd()), len(piece))
-			}
-			if err != nil {
+			if _, err := in.Write(piece); err != nil {
 				t.Error(err)
+			}
+			for left := len(piece); left > 0; {
+				by := []Taker{pages, copies, cramped}[i%3]
+				if err := by.Ready(ctx); err != nil {
+					return status.FromContextError(err)
+				}
+				n, err := by.Take(int(pipe.Fd()))
+				if err == nil {
+					err = by.Taken(n)
+				}
+				if err != nil || n == 0 {
+					t.Errorf("%d bytes, %v", n, err)
+					return nil
+				}
+				left -= n
 			}
 		}
 		return nil
@@ -201,7 +216,10 @@ func TestNothingIsSentBeyondTheCredit(t *testing.T) {
 		}
 		got = append(got, piece...)
 	}
-	if next(t, s) != nil || !bytes.Equal(got, want) {
+	for piece := next(t, s); piece != nil; piece = next(t, s) {
+		got = append(got, piece...)
+	}
+	if !bytes.Equal(got, want) {
 		t.Errorf("%d bytes of %d, or others", len(got), len(want))
 	}
 }
@@ -232,7 +250,7 @@ func TestAStreamEndsWhenTheHostClosesItAndWithTheConnection(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan error, 1)
 	c := serve(t, func(ctx context.Context, req *agentproto.OutputRequest, to *Sender) *status.Status {
 		began <- struct{}{}
-		_, err := to.Credit(ctx)
+		err := to.Ready(ctx)
 		ended <- err
 		return status.FromContextError(err)
 	})

@@ -2,16 +2,14 @@ package express
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"io"
 	"sync"
-	"syscall"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/katadirect/katadirect/internal/ttrpcframe"
+	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
@@ -54,77 +52,67 @@ func (s *Sender) said(flags byte, message []byte) {
 	}
 }
 
-// Credit waits until something may be sent, and returns how much.
-func (s *Sender) Credit(ctx context.Context) (bytes int, err error) {
-	for {
-		s.mu.Lock()
-		bytes = s.credit
-		s.mu.Unlock()
-		if bytes > 0 {
-			return bytes, nil
-		}
+// Ready waits until something may be sent.
+func (s *Sender) Ready(ctx context.Context) error {
+	for s.mayTake() == 0 {
 		select {
 		case <-s.woken:
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		}
 	}
+	return nil
+}
+
+// mayTake is how much may be sent, in bytes.
+func (s *Sender) mayTake() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.credit
+}
+
+func (s *Sender) spend(bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.credit -= bytes
 }
 
 // dataField is the number of OutputData's data.
 const dataField = 1
 
-// beginning is what precedes so many bytes of data, which are taken off the
-// credit.
+// beginning is what comes before so many bytes of data.
 func (s *Sender) beginning(bytes int) []byte {
-	s.mu.Lock()
-	s.credit -= bytes
-	s.mu.Unlock()
 	field := protowire.AppendVarint(protowire.AppendTag(nil, dataField, protowire.BytesType), uint64(bytes))
 	return append(ttrpcframe.Head(len(field)+bytes, s.id, ttrpcframe.TypeData, 0), field...)
 }
 
-// Write sends data.
-func (s *Sender) Write(data []byte) (int, error) {
-	return len(data), s.conn.out.Whole(append(s.beginning(len(data)), data...))
+// Taker is a process.Taker that sends what it takes.
+type Taker interface {
+	process.Taker
+	io.Closer
 }
 
-// Move sends what is in a pipe, in which so many bytes are for certain.
-func (s *Sender) Move(pipe, bytes int) error {
-	return s.conn.out.Then(s.beginning(bytes), func() error { return s.conn.move(pipe, bytes) })
+// copies takes by copying.
+type copies struct {
+	*Sender
+	piece []byte
 }
 
-// errShort says that a pipe had less in it than was said.
-var errShort = errors.New("the pipe is empty before its end")
-
-// move has the kernel move bytes from the pipe to the channel.
-func (c *express) move(pipe, bytes int) error {
-	to, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return fmt.Errorf("move output to the channel: %T has no descriptor", c.Conn)
-	}
-	raw, err := to.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var moveErr error
-	err = raw.Write(func(fd uintptr) bool {
-		for bytes > 0 {
-			n, err := unix.Splice(pipe, nil, int(fd), nil, bytes, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-			switch {
-			case errors.Is(err, unix.EINTR):
-			case errors.Is(err, unix.EAGAIN):
-				return false
-			case err != nil:
-				moveErr = fmt.Errorf("move output to the channel: %w", err)
-				return true
-			case n == 0:
-				moveErr = errShort
-				return true
-			}
-			bytes -= int(max(n, 0))
-		}
-		return true
-	})
-	return errors.Join(err, moveErr)
+// Copies sends pieces of at most so many bytes, of anything that can be read.
+func (s *Sender) Copies(pieceBytes int) (Taker, error) {
+	return &copies{s, make([]byte, pieceBytes)}, nil
 }
+
+// Take implements process.Taker.
+func (c *copies) Take(fd int) (int, error) {
+	return process.ReadOnce(fd, c.piece[:min(len(c.piece), c.mayTake())])
+}
+
+// Taken implements process.Taker.
+func (c *copies) Taken(bytes int) error {
+	c.spend(bytes)
+	return c.conn.out.Whole(append(c.beginning(bytes), c.piece[:bytes]...))
+}
+
+// Close implements Taker.
+func (c *copies) Close() error { return nil }
