@@ -58,6 +58,73 @@ func TestMuchOutputArrivesInItsOrder(t *testing.T) {
 	}
 }
 
+// A container whose log nobody reads waits, and neither another's output nor any other call does.
+func TestOutputThatNobodyTakesHoldsUpNothingElse(t *testing.T) {
+	const size = 30_000_000
+	m := theMachine(t)
+	c := m.running(t)
+	stuck, flowing := newID("stuck"), newID("flowing")
+	for _, id := range []string{stuck, flowing} {
+		c.exec(id, spec(fmt.Sprintf("head -c %d /dev/zero", size)).Process)
+	}
+	sink := &stuckSink{gate: make(chan struct{})}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := m.agent.Stdout(t.Context(), c.id, stuck).WriteTo(sink)
+		copied <- err
+	}()
+	calls := make(chan int)
+	done := make(chan struct{})
+	go func() {
+		n := 0
+		defer func() { calls <- n }()
+		for ; ; n++ {
+			if _, err := m.agent.StatsContainer(t.Context(), &agentproto.StatsContainerRequest{ContainerId: c.id}); err != nil {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	}()
+	if n := len(c.pour(m.agent.Stdout(t.Context(), c.id, flowing))); n != size {
+		t.Errorf("%d bytes beside it", n)
+	}
+	close(done)
+	if n := <-calls; n == 0 {
+		t.Error("no call was answered meanwhile")
+	}
+	if status := c.wait(flowing); status != 0 {
+		t.Errorf("status %d", status)
+	}
+	close(sink.gate)
+	if err := <-copied; err != nil || sink.taken != size {
+		t.Errorf("%d bytes in the end, %v", sink.taken, err)
+	}
+	if status := c.wait(stuck); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// stuckSink takes something at once, and everything else when its gate is opened.
+type stuckSink struct {
+	gate  chan struct{}
+	taken int
+}
+
+func (s *stuckSink) TryWrite([]byte) int { return 0 }
+
+func (s *stuckSink) Write(p []byte) (int, error) {
+	if s.taken > 0 {
+		<-s.gate
+	}
+	s.taken += len(p)
+	return len(p), nil
+}
+
 // pour reads a stream to its end by way of something that takes a while.
 func (c *containerIn) pour(from io.WriterTo) string {
 	var to slowSink

@@ -87,18 +87,20 @@ func (s *fifoSink) TryWrite(p []byte) (taken int) {
 	return taken
 }
 
-// sendInPages sends so many MiB.
-func sendInPages(g guest, pieces int) {
+// sendInPages sends so many MiB, in frames as large as there is credit for.
+func sendInPages(g guest, mib int) {
 	id, req := g.opened()
-	start := output(id, make([]byte, pieceBytes))
-	start = start[:len(start)-pieceBytes]
-	for credit := int(req.GetCredit()); pieces > 0; pieces-- {
-		for credit < pieceBytes {
+	credit := int(req.GetCredit())
+	for left := mib * pieceBytes; left > 0; {
+		piece := min(left, credit, pieceBytes) &^ (4<<10 - 1)
+		if piece == 0 {
 			credit += g.credit(id)
+			continue
 		}
-		credit -= pieceBytes
-		g.say(start)
-		writePieces(g, pieceBytes, 4<<10)
+		start := output(id, make([]byte, piece))
+		g.say(start[:len(start)-piece])
+		writePieces(g, piece, 4<<10)
+		credit, left = credit-piece, left-piece
 	}
 	g.say(end(id))
 	_, _ = io.Copy(io.Discard, g)

@@ -221,11 +221,11 @@ func TestAStreamIsPassedOnToItsEndWithoutBeingAskedFor(t *testing.T) {
 			data := noise(min(size, credit))
 			want = append(want, data...)
 			g.say(output(id, data))
-			if credit -= len(data); credit <= windowBytes/2 {
+			if credit -= len(data); credit <= wide.low {
 				credit += g.credit(id)
 				round++
 			}
-			if credit > windowBytes {
+			if credit > wide.full {
 				t.Fatalf("a credit of %d", credit)
 			}
 		}
@@ -337,7 +337,7 @@ func TestASinkThatTakesNothingHoldsUpItsStreamAlone(t *testing.T) {
 	}
 	close(stuck.gate)
 	// As long as it is slow it gets less.
-	if credit := g.credit(id); credit != slowWindowBytes {
+	if credit := g.credit(id); credit != narrow.full {
 		t.Errorf("a credit of %d", credit)
 	}
 	g.say(output(id, []byte("end")), end(id))
@@ -361,10 +361,10 @@ func TestHowAStreamEnds(t *testing.T) {
 		}, func(err error) bool { return status.Code(err) == codes.NotFound }, true},
 		{"an answer that is no failure", func(g guest, id uint32) { g.say(frame(id, ttrpcframe.TypeResponse, 0, nil)) }, ended, true},
 		{"the end", func(g guest, id uint32) { g.say(end(id)) }, ended, true},
-		{"more than there is credit for", func(g guest, id uint32) { g.say(output(id, make([]byte, windowBytes+1))) }, badAnswer, false},
+		{"more than there is credit for", func(g guest, id uint32) { g.say(output(id, make([]byte, wide.full+1))) }, badAnswer, false},
 		{"more, bit by bit", func(g guest, id uint32) {
 			for range 4 {
-				g.say(output(id, make([]byte, windowBytes/3)))
+				g.say(output(id, make([]byte, wide.full/3)))
 			}
 		}, badAnswer, false},
 		{"nothing", func(g guest, id uint32) { g.say(output(id, nil)) }, badAnswer, false},
@@ -391,7 +391,7 @@ func TestHowAStreamEnds(t *testing.T) {
 			c, library, g := connect(t)
 			done := begin(t.Context(), c, &sink{})
 			id, req := g.opened()
-			if req.GetCredit() != windowBytes {
+			if int(req.GetCredit()) != wide.full {
 				t.Fatalf("a credit of %d", req.GetCredit())
 			}
 			said := make(chan struct{})
@@ -446,8 +446,8 @@ func TestCopyingEndsWithItsContextAndWhatComesLaterIsForgotten(t *testing.T) {
 	done := begin(ctx, c, to)
 	id, _ := g.opened()
 	// Half of it is here, and the rest will come.
-	all := output(id, noise(100_000))
-	g.say(all[:50_000])
+	all := output(id, noise(200_000))
+	g.say(all[:100_000])
 	for len(to.bytes()) == 0 {
 		time.Sleep(time.Millisecond)
 	}
@@ -457,7 +457,7 @@ func TestCopyingEndsWithItsContextAndWhatComesLaterIsForgotten(t *testing.T) {
 		t.Errorf("error %v", got.err)
 	}
 	g.wantClosed(id)
-	g.say(all[50_000:], output(id, noise(10)))
+	g.say(all[100_000:], output(id, noise(10)))
 	callEcho(t, library, g)
 	if n := len(to.bytes()); int64(n) != got.n {
 		t.Errorf("%d bytes arrived, of which %d before the end", n, got.n)

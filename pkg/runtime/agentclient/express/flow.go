@@ -13,12 +13,16 @@ import (
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
-const (
-	// windowBytes is how much the guest may send before any of it has been taken: enough that it never waits for this
-	// side, and what is kept here if suddenly nobody takes anything.
-	windowBytes = 2 << 20
-	// slowWindowBytes is the same for a sink that is slower than the guest.
-	slowWindowBytes = 512 << 10
+// window is how much the guest may send before any of it has been taken, in bytes: that is what is kept here if suddenly
+// nobody takes anything. When it may send no more than low it gets more, up to full.
+type window struct{ full, low int }
+
+var (
+	// wide is for a sink that takes everything at once. Every message interrupts the guest, so there are few; and what is
+	// left by then lasts it until the message is there.
+	wide = window{full: 3 << 20, low: 1 << 20}
+	// narrow is for a sink that is slower than the guest.
+	narrow = window{full: 512 << 10, low: 256 << 10}
 )
 
 // Sink is where output goes.
@@ -94,13 +98,13 @@ func (f *flow) todo() (parked *[]byte, credit int) {
 		f.writing = true
 		return parked, 0
 	}
-	window := windowBytes
+	window := wide
 	if f.slow {
-		window = slowWindowBytes
+		window = narrow
 	}
-	if f.err == nil && f.credit <= window/2 {
-		credit = window - f.credit
-		f.credit = window
+	if f.err == nil && f.credit <= window.low {
+		credit = window.full - f.credit
+		f.credit = window.full
 	}
 	return nil, credit
 }

@@ -72,9 +72,13 @@ func (m *message) failure() (why, err error) {
 	return nil, nil
 }
 
+// leastPiece is what is waited for before it is passed on, in bytes, if so much is to come: QEMU writes page by page, and
+// whoever reads the output should not be woken for each.
+const leastPiece = 64 << 10
+
 // piece returns bytes of the message that have come in, at least one. They are good until the next call.
 func (m *message) piece() ([]byte, error) {
-	if _, err := m.in.Peek(1); err != nil {
+	if _, err := m.in.Peek(min(m.left, leastPiece)); err != nil {
 		return nil, err
 	}
 	p, err := m.in.Peek(min(m.in.Buffered(), m.left))
