@@ -168,10 +168,15 @@ func (c *Container) retire(id string, e *entry) {
 	e.expiry = time.AfterFunc(linger, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.entries[id] == e {
-			e.process.Close()
-			delete(c.entries, id)
+		if c.entries[id] != e {
+			return
 		}
+		if e.process.BeingRead() {
+			e.expiry.Reset(linger) // by one who may take any time to make room
+			return
+		}
+		e.process.Close()
+		delete(c.entries, id)
 	})
 }
 

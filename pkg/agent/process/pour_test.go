@@ -78,7 +78,7 @@ func TestABackgroundProcessDoesNotHoldAPouredStreamOpen(t *testing.T) {
 }
 
 func TestPouringEndsWithItsContextAndLeavesTheRest(t *testing.T) {
-	p := start(t, "echo some; sleep 0.3; echo more")
+	p := start(t, "echo some; read line; echo more")
 	ctx, cancel := context.WithCancel(t.Context())
 	k := &taking{piece: make([]byte, 100)}
 	waits := 0
@@ -91,6 +91,9 @@ func TestPouringEndsWithItsContextAndLeavesTheRest(t *testing.T) {
 	if err := p.PourStdout(ctx, k); !errors.Is(err, context.Canceled) || string(k.got) != "some\n" {
 		t.Errorf("%q, %v", k.got, err)
 	}
+	if _, err := p.WriteStdin(t.Context(), []byte("\n")); err != nil {
+		t.Error(err)
+	}
 	if out := readAll(t, p.ReadStdout, 100); string(out) != "more\n" {
 		t.Errorf("after that %q", out)
 	}
@@ -99,9 +102,17 @@ func TestPouringEndsWithItsContextAndLeavesTheRest(t *testing.T) {
 func TestWhoHasNoRoomHoldsUpThePouringAlone(t *testing.T) {
 	p := start(t, "echo some")
 	full := errors.New("full")
-	k := &taking{piece: make([]byte, 100), ready: func(context.Context) error { return full }}
+	k := &taking{piece: make([]byte, 100), ready: func(context.Context) error {
+		if !p.BeingRead() {
+			t.Error("nobody is reading")
+		}
+		return full
+	}}
 	if err := p.PourStdout(t.Context(), k); err != full {
 		t.Error(err)
+	}
+	if p.BeingRead() {
+		t.Error("somebody is still reading")
 	}
 	if out := readAll(t, p.ReadStdout, 100); string(out) != "some\n" {
 		t.Errorf("after that %q", out)

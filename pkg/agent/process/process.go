@@ -102,6 +102,9 @@ func (p *Process) PourStderr(ctx context.Context, to Taker) error {
 // HasTerminal says whether the streams are a terminal's, and not pipes.
 func (p *Process) HasTerminal() bool { return p.streams.terminal != nil }
 
+// BeingRead says whether somebody reads output at this moment.
+func (p *Process) BeingRead() bool { return len(p.streams.stdout.turn)+len(p.streams.stderr.turn) > 0 }
+
 // Drained says whether both output streams were read to their end.
 func (p *Process) Drained() bool { return p.streams.stdout.ended() && p.streams.stderr.ended() }
 
