@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,7 @@ import (
 //	stream MIB            have dd of the share's root file system write zeros to the second port, in pieces of 1 MiB
 //	pipe MIB              the same to a pipe, from which it is passed on to the port
 //	splice MIB            the same, passed on by pages, with splice(2)
+//	sink MIB              the same, but thrown away; answers how many microseconds it took from the first byte to the last
 
 var containerMounts = []struct {
 	target, source, fstype string
@@ -123,6 +125,21 @@ func crun(args []string) error {
 	return nil
 }
 
+// outputs are the jobs that have a process write.
+var outputs = []string{"stream", "pipe", "splice", "sink"}
+
+func output(job string, mib int64) (microseconds int64, err error) {
+	switch job {
+	case "sink":
+		return sink(mib)
+	case "pipe":
+		return 0, pipe(mib, passOn)
+	case "splice":
+		return 0, pipe(mib, splice)
+	}
+	return 0, stream(mib)
+}
+
 func stream(mib int64) error {
 	port, err := openPort("bare.1")
 	if err != nil {
@@ -148,6 +165,30 @@ func pipe(mib int64, passOn func(from, to int) error) error {
 		return err
 	}
 	defer port.Close()
+	return pour(mib, func(from int) error { return passOn(from, int(port.Fd())) })
+}
+
+// sink has the kernel throw away the pipe's pages: what is left is what the pipe itself costs.
+func sink(mib int64) (microseconds int64, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	err = pour(mib, func(from int) error {
+		if _, err := await(from); err != nil {
+			return err
+		}
+		start := time.Now()
+		err := splice(from, int(null.Fd()))
+		microseconds = time.Since(start).Microseconds()
+		return err
+	})
+	return microseconds, err
+}
+
+// pour has the writer write to a pipe, and drain empty it.
+func pour(mib int64, drain func(from int) error) error {
 	from, to, err := os.Pipe()
 	if err != nil {
 		return err
@@ -163,26 +204,31 @@ func pipe(mib int64, passOn func(from, to int) error) error {
 	if err != nil {
 		return err
 	}
-	passed := passOn(int(from.Fd()), int(port.Fd()))
+	drained := drain(int(from.Fd()))
 	from.Close() // it may still write
-	return errors.Join(passed, cmd.Wait())
+	return errors.Join(drained, cmd.Wait())
+}
+
+// await waits until the pipe has something, or has ended.
+func await(pipe int) (events int16, err error) {
+	for {
+		ready := []unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}}
+		if _, err := unix.Poll(ready, -1); !errors.Is(err, unix.EINTR) {
+			return ready[0].Revents, err
+		}
+	}
 }
 
 // splice has the kernel move the pipe's pages to the port until the pipe's end. The port does not wait for a pipe that is
 // empty.
 func splice(from, to int) error {
 	for {
-		ready := []unix.PollFd{{Fd: int32(from), Events: unix.POLLIN}}
-		if _, err := unix.Poll(ready, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		events, err := await(from)
+		if err != nil || events&unix.POLLIN == 0 {
 			return err
 		}
-		switch events := ready[0].Revents; {
-		case events&unix.POLLIN != 0:
-			if _, err := unix.Splice(from, nil, to, nil, pieceBytes, unix.SPLICE_F_MOVE); err != nil {
-				return err
-			}
-		case events != 0:
-			return nil
+		if _, err := unix.Splice(from, nil, to, nil, pieceBytes, unix.SPLICE_F_MOVE); err != nil {
+			return err
 		}
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,18 +147,12 @@ func (g *guest) do(words []string) (int64, error) {
 		return 0, bundle(words[1], words[2])
 	case words[0] == "crun" && len(words) > 1:
 		return 0, crun(words[1:])
-	case (words[0] == "stream" || words[0] == "pipe" || words[0] == "splice") && len(words) == 2:
-		size, err := strconv.ParseInt(words[1], 10, 64)
+	case len(words) == 2 && slices.Contains(outputs, words[0]):
+		mib, err := strconv.ParseInt(words[1], 10, 64)
 		if err != nil {
 			return 0, err
 		}
-		switch words[0] {
-		case "pipe":
-			return 0, pipe(size, passOn)
-		case "splice":
-			return 0, pipe(size, splice)
-		}
-		return 0, stream(size)
+		return output(words[0], mib)
 	case words[0] == "umount" && len(words) == 2:
 		return 0, unix.Unmount(words[1], 0)
 	case words[0] == "freeze" && len(words) == 2:
