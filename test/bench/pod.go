@@ -217,7 +217,7 @@ func measureStdout(ctx context.Context, e *env, runs int) (_ []Figure, err error
 		s.figure("stdout", what+"a port of the same kind", "MB/s", ratioAtLeast(0.8), e.accel),
 		piped.figure("stdout-piped", what+"a pipe, which is all that a container can be given, from which its init passes on to "+
 			"such a port", "MB/s", noTarget(), e.accel),
-		most.figure("stdout-most", "that pipe in the bare guest, by the faster of copying and splicing; floor: the port without it",
+		most.figure("stdout-most", "that pipe in the bare guest, by the faster of copying and splicing: the least that a container's output needs; floor: the port without it",
 			"MB/s", noTarget(), e.accel),
 		filled.figure("stdout-pipe", "that process's, a pipe that the bare guest empties by throwing away what is in it: nothing is sent, "+
 			"and no container's output can be faster; floor: the port", "MB/s", noTarget(), e.accel),

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,8 @@ func leaveInitramfs() error {
 	return unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, "")
 }
 
+const writersCgroup = "/sys/fs/cgroup/k/writer"
+
 func handDownControllers() error {
 	const top = "/sys/fs/cgroup"
 	all, err := os.ReadFile(top + "/cgroup.controllers")
@@ -90,6 +93,9 @@ func handDownControllers() error {
 		return err
 	}
 	if err := os.MkdirAll(top+"/k", 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(writersCgroup, 0o755); err != nil {
 		return err
 	}
 	enable := []byte("+" + strings.Join(strings.Fields(string(all)), " +"))
@@ -187,7 +193,8 @@ func sink(mib int64) (microseconds int64, err error) {
 	return microseconds, err
 }
 
-// pour has the writer write to a pipe, and drain empty it.
+// pour has the writer write to a pipe, and drain empty it. The writer is in a cgroup, as a container's processes are: what
+// its pipe holds is charged to it.
 func pour(mib int64, drain func(from int) error) error {
 	from, to, err := os.Pipe()
 	if err != nil {
@@ -197,8 +204,14 @@ func pour(mib int64, drain func(from int) error) error {
 	if _, err := unix.FcntlInt(from.Fd(), unix.F_SETPIPE_SZ, pieceBytes); err != nil {
 		return err
 	}
+	cgroup, err := os.Open(writersCgroup)
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close()
 	cmd := writer(mib)
 	cmd.Stdout = to
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	err = cmd.Start()
 	to.Close()
 	if err != nil {
