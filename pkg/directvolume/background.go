@@ -23,6 +23,7 @@ type background struct {
 	mu     sync.Mutex // guards all below
 	busy   int
 	ended  bool
+	adding int  // calls of Add under way
 	making bool // of the spare
 	spare  *draft
 	expiry *time.Timer // of the spare

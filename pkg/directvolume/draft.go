@@ -55,9 +55,9 @@ func (f *folder) makeFile() (*os.File, error) {
 	return file, nil
 }
 
-// settle puts the empty folder on the disk, so that filling it later is a single wait.
+// settle puts the folder on the disk, with the file's name in it, so that the file is all that filling it later waits for.
 func (d *draft) settle() error {
-	if err := errors.Join(d.file.Sync(), unix.Fsync(d.fd)); err != nil {
+	if err := unix.Fsync(d.fd); err != nil {
 		return fmt.Errorf("sync record folder: %w", err)
 	}
 	d.settled = true

@@ -33,14 +33,18 @@ func (s *Store) matching(ctx context.Context, root *rootDir, name string, match 
 	if aliasTarget(root, name) != "" {
 		return Entry{}, false
 	}
-	entry := s.entry(ctx, root, name)
-	if entry.Err != nil {
+	record, err := root.read(ctx, name)
+	if err != nil {
 		return Entry{}, false
 	}
 	if isFile {
-		s.read.put(name, now, entry.Record)
+		s.read.put(name, now, record)
 	}
-	return entry, match(entry.Record)
+	if !match(record) {
+		return Entry{}, false // who claims it does not matter
+	}
+	entry := s.entry(ctx, root, name)
+	return entry, entry.Err == nil && match(entry.Record)
 }
 
 // look is what a record's file looks like from outside. Another content has another look, if the look is old enough.

@@ -2,6 +2,7 @@ package directvolume
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -13,38 +14,56 @@ import (
 const spareLife = 2 * time.Second
 
 // makeSpare makes a draft for the next one who records, unless there is one.
-func (b *background) makeSpare(root *rootDir) {
+func (b *background) makeSpare(root string) {
 	if b == nil || !b.wantSpare() {
 		return
 	}
-	own, err := root.dup()
-	started := err == nil && b.try(func() {
-		d, err := own.makeDraft(context.Background())
-		if err == nil {
-			if err = d.settle(); err != nil {
-				_ = d.drop()
-			}
-		}
-		if err != nil { // the next record is made without, and says what is wrong
-			own.close()
-			b.spareMade(nil)
-			return
-		}
+	if !b.try(func() {
+		d, _ := newSpare(root) // without one, the next record is made as the first was, and says what is wrong
 		b.spareMade(d)
-	})
-	if !started {
+	}) {
 		b.spareMade(nil)
-		if err == nil {
-			own.close()
-		}
 	}
 }
 
-// wantSpare reports whether a draft is to be made, to one caller at a time.
+// newSpare makes a draft that keeps the root open.
+func newSpare(path string) (*draft, error) {
+	root, err := openRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	d, err := root.makeDraft(context.Background())
+	if err == nil {
+		if err = d.settle(); err == nil {
+			return d, nil
+		}
+		err = errors.Join(err, d.drop())
+	}
+	root.close()
+	return nil, err
+}
+
+// adds counts a call of Add; the caller ends it.
+func (b *background) adds() (end func()) {
+	if b == nil {
+		return func() {}
+	}
+	b.count(1)
+	return func() { b.count(-1) }
+}
+
+func (b *background) count(more int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.adding += more
+}
+
+// wantSpare reports whether a draft is to be made, to one caller at a time. While others record volumes it is not: then
+// the disk has enough to do, and most of them would find none.
 func (b *background) wantSpare() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended || b.making || b.spare != nil {
+	if b.ended || b.making || b.spare != nil || b.adding > 0 {
 		return false
 	}
 	b.making = true

@@ -25,13 +25,16 @@ func tempName() string { return tempPrefix + rand.Text() }
 // Device stays the same, because a volume may grow while it is in use. Otherwise the error is ErrClaimed.
 // ErrInvalid and ErrInvalidKey say what is wrong with the arguments; nothing has been written then.
 func (s *Store) Add(ctx context.Context, volumePath string, r Record) error {
-	if err := s.add(ctx, volumePath, r); err != nil {
+	err := s.add(ctx, volumePath, r)
+	s.background.makeSpare(s.root)
+	if err != nil {
 		return fmt.Errorf("add the record of %s: %w", volumePath, err)
 	}
 	return nil
 }
 
 func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
+	defer s.background.adds()()
 	names, err := namesFor(volumePath)
 	if err != nil {
 		return err
@@ -59,7 +62,6 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 	if err == nil {
 		err = linkAlias(root, names)
 	}
-	s.background.makeSpare(root)
 	return err
 }
 
