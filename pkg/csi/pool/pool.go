@@ -127,6 +127,7 @@ func prepare(dir string, options Options) (_ *Pool, err error) {
 	if err = checkOwner(p.root); err == nil {
 		p.lock, err = lockPool(p.root)
 	}
+	spread(p.root)
 	p.reflinks = err == nil && probeReflink(p.root)
 	if err != nil {
 		return nil, errors.Join(err, p.closeFiles())
