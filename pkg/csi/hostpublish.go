@@ -71,7 +71,6 @@ func (n *node) publishOnHost(ctx context.Context, v pool.Volume, a access, targe
 	if err != nil {
 		return err
 	}
-	readOnly = readOnly || a.readOnly()
 	bound, err := n.checkFreeOnHost(ctx, v, a, staging, target, readOnly)
 	if err != nil || bound {
 		return err

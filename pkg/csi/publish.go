@@ -30,16 +30,29 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 	if err != nil {
 		return nil, err
 	}
-	if err := n.checkStaged(ctx, v.ID, r.GetStagingTargetPath()); err != nil {
+	staged, err := n.checkStaged(ctx, v.ID, r.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
+	}
+	if staged.ReadOnly && !n.onlyReads(v.ID, a, r) {
+		return nil, failf(ErrState, "volume %s is staged read-only at %s and cannot be published to write; "+
+			"end the pods that have it, so that it is staged anew", v.ID, staged.StagingPath)
 	}
 	return &csi.NodePublishVolumeResponse{}, n.publishVolume(ctx, v, a, r)
 }
 
+// onlyReads reports whether a pod gets the volume read-only: because it is to be published so, or because the volume is
+// attached so (csi.readOnly of a PersistentVolume), of which kubelet says nothing here.
+func (n *node) onlyReads(id string, a access, r *csi.NodePublishVolumeRequest) bool {
+	attachedReadOnly, _ := n.pool.Attached(id)
+	return attachedReadOnly || r.GetReadonly() || a.readOnly()
+}
+
 // publishVolume publishes a volume that is ready for it.
 func (n *node) publishVolume(ctx context.Context, v pool.Volume, a access, r *csi.NodePublishVolumeRequest) error {
+	readOnly := n.onlyReads(v.ID, a, r)
 	if isRaw(v) { // the same for machines and ordinary pods
-		return n.publishRaw(ctx, v, r.GetTargetPath(), forPod(newRawRecord(v, r.GetReadonly() || a.readOnly()), r))
+		return n.publishRaw(ctx, v, r.GetTargetPath(), forPod(newRawRecord(v, readOnly), r))
 	}
 	how, err := n.way(ctx, v, r)
 	switch {
@@ -48,29 +61,29 @@ func (n *node) publishVolume(ctx context.Context, v pool.Volume, a access, r *cs
 	case how == mode.Host && isInline(v):
 		return n.publishInlineOnHost(ctx, v, a, r.GetTargetPath())
 	case how == mode.Host:
-		return n.publishOnHost(ctx, v, a, r.GetTargetPath(), r.GetReadonly())
+		return n.publishOnHost(ctx, v, a, r.GetTargetPath(), readOnly)
 	}
 	if err := n.leaveHost(ctx, v); err != nil {
 		return err
 	}
-	return n.publish(ctx, v, r.GetTargetPath(), forPod(newRecord(v, a, r.GetReadonly()), r))
+	return n.publish(ctx, v, r.GetTargetPath(), forPod(newRecord(v, a, readOnly), r))
 }
 
-func (n *node) checkStaged(ctx context.Context, id, stagingPath string) error {
+func (n *node) checkStaged(ctx context.Context, id, stagingPath string) (stage.Volume, error) {
 	if stagingPath == "" {
-		return failf(ErrState, "the staging target path is missing: volume %s has to be staged before it is published", id)
+		return stage.Volume{}, failf(ErrState, "the staging target path is missing: volume %s has to be staged before it is published", id)
 	}
 	present, err := n.staged.Get(ctx, id)
 	if errors.Is(err, stage.ErrNotStaged) {
-		return failf(ErrState, "volume %s is not staged on this node (since it booted); stage it first", id)
+		return stage.Volume{}, failf(ErrState, "volume %s is not staged on this node (since it booted); stage it first", id)
 	}
 	if err != nil {
-		return err
+		return stage.Volume{}, err
 	}
 	if present.StagingPath != stagingPath {
-		return failf(ErrState, "volume %s is staged at %s, not at %s", id, present.StagingPath, stagingPath)
+		return stage.Volume{}, failf(ErrState, "volume %s is staged at %s, not at %s", id, present.StagingPath, stagingPath)
 	}
-	return nil
+	return present, nil
 }
 
 // publish makes folder and record, or finds that they are there as they should be. On error it takes back what it made.

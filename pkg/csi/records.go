@@ -93,7 +93,7 @@ func newRecord(v pool.Volume, a access, readOnly bool) directvolume.Record {
 			directvolume.MetadataBacking:   directvolume.BackingFile,
 		},
 	}
-	if readOnly || a.readOnly() {
+	if readOnly {
 		if !slices.Contains(r.Options, "ro") {
 			r.Options = append(r.Options, "ro")
 		}

@@ -265,11 +265,11 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		return done(nothing)
 	case publish:
 		other, taken := s.at(step.target)
-		readOnly := step.readOnly
+		readOnly := step.readOnly || v.attached && v.attachedToRead
 		switch {
 		case !v.exists:
 			return refused(codes.NotFound)
-		case v.raw != step.raw, !v.staged, v.stagedAt != step.staging:
+		case v.raw != step.raw, !v.staged, v.stagedAt != step.staging, v.stagedToRead && !readOnly:
 			return refused(codes.FailedPrecondition)
 		case v.published && v.target != step.target, taken && other != step.volume:
 			return refused(codes.FailedPrecondition)
