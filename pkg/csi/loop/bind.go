@@ -31,7 +31,7 @@ func (d *Devices) bind(ctx context.Context, image string, file *os.File, readOnl
 			return Device{}, fmt.Errorf("ask for a free loop device: %w", err)
 		}
 		b, err := d.configure(number, image, file, readOnly)
-		if errors.Is(err, unix.EBUSY) {
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO) { // somebody has it already, or is taking it away
 			continue
 		}
 		if err != nil {

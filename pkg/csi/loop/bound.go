@@ -175,6 +175,12 @@ func (b *bound) waitUnbound(ctx context.Context) error {
 		if errors.Is(err, ErrNoDevice) || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
+		if errors.Is(err, unix.ENXIO) { // the kernel is just unbinding it, and opens it for nobody meanwhile
+			if err := pauseUntil(ctx, deadline, wait); err != nil {
+				return fmt.Errorf("%s is being unbound: %w", b.path(), err)
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -183,14 +189,24 @@ func (b *bound) waitUnbound(ctx context.Context) error {
 		if other {
 			return nil // somebody has got the number already
 		}
-		if time.Now().After(deadline) {
+		if err := pauseUntil(ctx, deadline, wait); errors.Is(err, ErrInUse) {
 			return fmt.Errorf("%w: a process has %s open; it goes when that closes it", ErrInUse, b.path())
+		} else if err != nil {
+			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
+	}
+}
+
+// pauseUntil waits a little, and returns ErrInUse when the time is over.
+func pauseUntil(ctx context.Context, deadline time.Time, wait time.Duration) error {
+	if time.Now().After(deadline) {
+		return ErrInUse
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(wait):
+		return nil
 	}
 }
 
