@@ -139,24 +139,25 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		pool: volumes, loops: loops, staged: staged, records: found, jobs: copies, topology: place, maxVolumes: maxVolumes, checkup: check, modes: how, log: c.Log,
 		capturer: &capturer{pool: volumes, records: found, guests: sandboxes, freezeLimit: c.FreezeLimit, froze: c.Calls.Froze, log: c.Log},
 	}
-	inlineVolumes{volumes, found, staged, c.Log}.sweep(ctx)
+	local := &node{
+		pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
+		checkup: check, limiter: limits, hosts: hosts, modes: how, log: c.Log,
+	}
+	local.sweepInline(ctx)
 	return &Driver{
 		pool:       volumes,
 		identity:   identity{checkup: check},
 		controller: serialController{locks: held, jobs: copies, idOf: volumes.ID, ControllerServer: limitedController{limits, control}},
 		groups:     groupController{controller: control},
 		jobs:       copies,
-		node: serialNode{locks: held, idOf: volumes.ID, NodeServer: &node{
-			pool: volumes, loops: loops, staged: staged, records: found, guests: sandboxes, topology: place, maxVolumes: maxVolumes,
-			checkup: check, limiter: limits, hosts: hosts, modes: how, log: c.Log,
-		}},
-		checkup:  check,
-		observer: observer{pool: volumes, staged: staged, records: found, views: check.views, troubles: went.log},
-		reporter: &reporter{node: c.NodeID, checkup: check, troubles: went.log},
-		troubles: went,
-		config:   c,
-		classes:  follow,
-		log:      c.Log,
+		node:       serialNode{locks: held, idOf: volumes.ID, NodeServer: local},
+		checkup:    check,
+		observer:   observer{pool: volumes, staged: staged, records: found, views: check.views, troubles: went.log},
+		reporter:   &reporter{node: c.NodeID, checkup: check, troubles: went.log},
+		troubles:   went,
+		config:     c,
+		classes:    follow,
+		log:        c.Log,
 	}, nil
 }
 

@@ -3,13 +3,9 @@ package csi
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"math"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -182,46 +178,4 @@ func (i inlineVolumes) delete(ctx context.Context, id, targetPath string) error 
 		return errors.Join(err, failf(ErrInUse, "inline volume %s is still mounted on the host at %s; its data stays", id, targetPath))
 	}
 	return i.pool.Delete(ctx, id)
-}
-
-// sweep deletes inline volumes whose pods went without kubelet's last call, as when a node's kubelet was reset.
-// Whatever is not certain stays: the next start looks again.
-func (i inlineVolumes) sweep(ctx context.Context) {
-	for _, v := range i.pool.List(ctx) {
-		target := v.Parameters[parameterInline]
-		if target == "" || !podIsGone(target) {
-			continue
-		}
-		err := i.records.store.Remove(ctx, target) // not if a living sandbox has it
-		if err == nil {
-			err = i.delete(ctx, v.ID, target)
-		}
-		if err != nil {
-			i.log.WarnContext(ctx, "an inline volume whose pod is gone cannot be deleted", "volume", v.ID, "path", target, "error", err)
-			continue
-		}
-		i.log.InfoContext(ctx, "deleted an inline volume whose pod is gone", "volume", v.ID, "path", target)
-	}
-}
-
-// podIsGone reports whether kubelet has certainly done with a target path in its own layout,
-// …/pods/UID/volumes/kubernetes.io~csi/NAME/mount: the folder NAME, in which it keeps its notes until
-// NodeUnpublishVolume has succeeded, is not there, while folders of other pods are. A kubelet folder that is empty, or
-// not there, may merely not be mounted yet.
-func podIsGone(target string) bool {
-	own := filepath.Dir(target)
-	names := strings.Split(own, "/")
-	if len(names) < 5 || names[len(names)-5] != "pods" || !slices.Equal(names[len(names)-3:len(names)-1], []string{"volumes", "kubernetes.io~csi"}) {
-		return false
-	}
-	if _, err := os.Lstat(own); !errors.Is(err, fs.ErrNotExist) {
-		return false
-	}
-	pods, err := os.Open(filepath.Join(own, "../../../.."))
-	if err != nil {
-		return false
-	}
-	defer pods.Close()
-	others, err := pods.Readdirnames(1)
-	return err == nil && len(others) > 0
 }
