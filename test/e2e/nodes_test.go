@@ -63,7 +63,7 @@ func twoNodes(t *testing.T, k *kube) {
 	k.step("no pod gets the volume on another node, by the scheduler or past it")
 	k.remove("pod/two", "pod/restored")
 	k.apply(on(first, machinePod("stray", "two")) + past(first, machinePod("smuggled", "two")))
-	k.event("stray", "volume node affinity")
+	k.event("stray", "PersistentVolume's node affinity")
 	k.event("smuggled", "NodeAffinity")
 	for _, pod := range []string{"stray", "smuggled"} {
 		if phase := k.field("pod/"+pod, "{.status.phase}"); phase == "Running" {
