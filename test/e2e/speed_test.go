@@ -18,7 +18,7 @@ const addedByClaim = 1500 * time.Millisecond
 // startingPods measures from kubectl apply to running: a pod in a machine with a claim, the same without, and that under
 // runc. They take turns, so that all see the same noise.
 func startingPods(t *testing.T, k *kube) {
-	const turns = 3
+	const fewest, most = 3, 8
 	k.step("pods start in turn: with a claim, without, and under runc")
 	plain := func(name, class string) string {
 		return fmt.Sprintf(`
@@ -33,7 +33,9 @@ spec:
 ---`, name, class)
 	}
 	took := map[string][]float64{}
-	for turn := range turns {
+	turns := 0
+	// More turns where something else got in the way of each: the fastest of both kinds are what noise has spared.
+	for ; turns < fewest || turns < most && slices.Min(took["claim"]) > slices.Min(took["kata"])+addedByClaim.Seconds(); turns++ {
 		for kind, manifest := range map[string]string{
 			"claim": claim("claim", "64Mi", "ReadWriteOncePod") + machinePod("claim", "claim"),
 			"kata":  plain("kata", "kata"), "runc": plain("runc", "runc"),
@@ -47,7 +49,7 @@ spec:
 				k.remove("pvc/claim")
 			}
 		}
-		k.step(fmt.Sprintf("turn %d: with a claim %.2f s, without %.2f s, under runc %.2f s", turn+1, took["claim"][turn], took["kata"][turn], took["runc"][turn]))
+		k.step(fmt.Sprintf("turn %d: with a claim %.2f s, without %.2f s, under runc %.2f s", turns+1, took["claim"][turns], took["kata"][turns], took["runc"][turns]))
 	}
 	with, without, runc := median(took["claim"]), median(took["kata"]), median(took["runc"])
 	k.figures(
@@ -56,9 +58,8 @@ spec:
 		figure{Name: "pod-beside-runc", What: "kubectl apply of a pod in a machine to running, beside the same pod under runc", Value: without, Unit: "s",
 			Floor: runc, Target: "none", Met: true, Runs: turns},
 	)
-	// On a host that does much else the pods' own start varies by more than this: so much is allowed besides.
-	if limit := without + max(addedByClaim.Seconds(), without); with > limit {
-		t.Errorf("a claim makes a pod start in %.2f s, which without it takes %.2f s", with, without)
+	if with, without := slices.Min(took["claim"]), slices.Min(took["kata"]); with > without+addedByClaim.Seconds() {
+		t.Errorf("the fastest of %d pods with a claim took %.2f s to run, and of those without %.2f s", turns, with, without)
 	}
 }
 
