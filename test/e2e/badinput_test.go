@@ -43,7 +43,7 @@ apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata: {name: elsewhere}
 handler: elsewhere
----` + strings.Replace(dataPod("homeless", "homeless", "elsewhere"), "katadirect\n", "katadirect-auto\n", 1) + modeClaim("homeless", "katadirect-auto", ""))
+---` + dataPod("homeless", "homeless", "elsewhere") + modeClaim("homeless", "katadirect-auto", ""))
 	k.event("homeless", `no runtime for "elsewhere" is configured`)
 
 	k.step("the classes' pods and claims go")

@@ -14,22 +14,7 @@ import (
 )
 
 // countingPod writes a line to its volume again and again.
-const countingPod = `
-apiVersion: v1
-kind: Pod
-metadata: {name: steady}
-spec:
-  runtimeClassName: kata
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sh, -c, "while echo line >> /data/lines; do sleep 0.2; done"]
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes:
-  - name: data
-    persistentVolumeClaim: {claimName: steady}
----`
+var countingPod = strings.Replace(machinePod("steady", "steady"), `[sleep, "100000"]`, `[sh, -c, "while echo line >> /data/lines; do sleep 0.2; done"]`, 1)
 
 // driverPID is the driver's process id, once kubelet has started it.
 func (k *kube) driverPID() int {

@@ -9,30 +9,6 @@ import (
 	"testing"
 )
 
-// inlinePod is a pod with a volume of its own at /data.
-func inlinePod(name, size string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s}
-spec:
-  runtimeClassName: kata
-  terminationGracePeriodSeconds: 0
-  securityContext: {fsGroup: 2000}
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sleep, "100000"]
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes:
-  - name: data
-    csi:
-      driver: csi.katadirect.io
-      fsType: ext4
-      volumeAttributes: {katadirect.io/size: %q}
----`, name, size)
-}
-
 func inlineInAMachine(t *testing.T, k *kube) {
 	k.step("a pod with a volume of its own")
 	k.apply(inlinePod("inline", "64Mi"))

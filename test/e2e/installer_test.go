@@ -16,24 +16,13 @@ import (
 // installed is the handler that is installed here: the cluster has one of the usual name from its beginning.
 const installed = "installed"
 
-const installedPod = `
+var installedPod = `
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata: {name: installed}
 handler: installed
 scheduling: {nodeSelector: {katadirect.io/runtime: "true"}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: machine}
-spec:
-  runtimeClassName: installed
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sleep, "100000"]
----`
+---` + plainPod("machine", installed)
 
 // installerOnANode puts a handler on the node as the DaemonSet of deploy/ does it, and takes it off again under a pod.
 func installerOnANode(t *testing.T, k *kube) {

@@ -1,45 +1,10 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"testing"
 )
-
-// modeClaim is a claim for a volume with a file system; annotations is their YAML.
-func modeClaim(name, class, annotations string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: %s, annotations: {%s}}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: %s
-  resources: {requests: {storage: 64Mi}}
----`, name, annotations, class)
-}
-
-// dataPod is a pod that has the claim's volume at /data.
-func dataPod(name, claim, class string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s}
-spec:
-  runtimeClassName: %s
-  terminationGracePeriodSeconds: 0
-  securityContext: {fsGroup: 2000}
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sleep, "100000"]
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes:
-  - name: data
-    persistentVolumeClaim: {claimName: %s}
----`, name, class, claim)
-}
 
 // mountOf is the source and type of what the pod has at /data.
 func (k *kube) mountOf(pod string) string {

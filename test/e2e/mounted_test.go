@@ -1,43 +1,9 @@
 package e2e
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 )
-
-// claim is a claim for a volume with a file system.
-func claim(name, size, mode string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: %s}
-spec:
-  accessModes: [%s]
-  storageClassName: katadirect
-  resources: {requests: {storage: %s}}
----`, name, mode, size)
-}
-
-// machinePod is a pod in a machine, with the claim's volume at /data.
-func machinePod(name, claim string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s}
-spec:
-  runtimeClassName: kata
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sleep, "100000"]
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes:
-  - name: data
-    persistentVolumeClaim: {claimName: %s}
----`, name, claim)
-}
 
 // dataKiB is how large the file system at /data is.
 const dataKiB = `df -k /data | awk 'END{print $2}'`

@@ -3,21 +3,10 @@ package e2e
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/katadirect/katadirect/internal/cluster"
 )
-
-// on puts a pod's manifest on a node, by the scheduler.
-func on(node, manifest string) string {
-	return strings.Replace(manifest, "spec:\n  runtimeClassName", "spec:\n  nodeSelector: {kubernetes.io/hostname: "+node+"}\n  runtimeClassName", 1)
-}
-
-// past puts a pod's manifest on a node, past the scheduler.
-func past(node, manifest string) string {
-	return strings.Replace(manifest, "spec:\n  runtimeClassName", "spec:\n  nodeName: "+node+"\n  runtimeClassName", 1)
-}
 
 func twoNodes(t *testing.T, k *kube) {
 	const first, second = "node", "node-2"

@@ -7,40 +7,6 @@ import (
 	"testing"
 )
 
-// blockClaim is a claim for a raw block volume.
-func blockClaim(name, size, mode string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: %s}
-spec:
-  accessModes: [%s]
-  volumeMode: Block
-  storageClassName: katadirect
-  resources: {requests: {storage: %s}}
----`, name, mode, size)
-}
-
-// blockPod is a pod that has the claim's device as /dev/xvda, in a machine or not.
-func blockPod(name, claim, class string, readOnly bool) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s}
-spec:
-  runtimeClassName: %s
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sleep, "100000"]
-    volumeDevices: [{name: data, devicePath: /dev/xvda}]
-  volumes:
-  - name: data
-    persistentVolumeClaim: {claimName: %s, readOnly: %t}
----`, name, class, claim, readOnly)
-}
-
 const (
 	writeBlock = "echo content | dd of=/dev/xvda bs=512 seek=9 conv=sync,fsync 2>/dev/null"
 	readBlock  = "dd if=/dev/xvda bs=512 skip=9 count=1 2>/dev/null | head -c 7"

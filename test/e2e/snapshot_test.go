@@ -1,39 +1,7 @@
 package e2e
 
 import (
-	"fmt"
 	"testing"
-)
-
-// snapshotOf is a snapshot of a claim's volume.
-func snapshotOf(name, claim string) string {
-	return fmt.Sprintf(`
-apiVersion: snapshot.storage.k8s.io/v1
-kind: VolumeSnapshot
-metadata: {name: %s}
-spec:
-  volumeSnapshotClassName: katadirect
-  source: {persistentVolumeClaimName: %s}
----`, name, claim)
-}
-
-// claimFrom is a claim for a volume that begins as a copy of something.
-func claimFrom(name, size, source string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: %s}
-spec:
-  accessModes: [ReadWriteOncePod]
-  storageClassName: katadirect
-  resources: {requests: {storage: %s}}
-  dataSource: {%s}
----`, name, size, source)
-}
-
-const (
-	fromSnapshot = "apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: "
-	fromClaim    = "kind: PersistentVolumeClaim, name: "
 )
 
 func snapshotRestoreAndClone(t *testing.T, k *kube) {

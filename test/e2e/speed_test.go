@@ -20,25 +20,13 @@ const addedByClaim = 1500 * time.Millisecond
 func startingPods(t *testing.T, k *kube) {
 	const fewest, most = 3, 8
 	k.step("pods start in turn: with a claim, without, and under runc")
-	plain := func(name, class string) string {
-		return fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s}
-spec:
-  runtimeClassName: %s
-  terminationGracePeriodSeconds: 0
-  containers:
-  - {name: shell, image: "busybox:1", command: [sleep, "100000"]}
----`, name, class)
-	}
 	took := map[string][]float64{}
 	turns := 0
 	// More turns where something else got in the way of each: the fastest of both kinds are what noise has spared.
 	for ; turns < fewest || turns < most && slices.Min(took["claim"]) > slices.Min(took["kata"])+addedByClaim.Seconds(); turns++ {
 		for kind, manifest := range map[string]string{
 			"claim": claim("claim", "64Mi", "ReadWriteOncePod") + machinePod("claim", "claim"),
-			"kata":  plain("kata", "kata"), "runc": plain("runc", "runc"),
+			"kata":  plainPod("kata", "kata"), "runc": plainPod("runc", "runc"),
 		} {
 			start := time.Now()
 			k.apply(manifest)

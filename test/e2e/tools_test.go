@@ -16,23 +16,8 @@ import (
 )
 
 // talkingPod serves /data by HTTP and answers each line of its standard input.
-const talkingPod = `
-apiVersion: v1
-kind: Pod
-metadata: {name: talking}
-spec:
-  runtimeClassName: kata
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: shell
-    image: busybox:1
-    stdin: true
-    command: [sh, -c, "httpd -p 8080 -h /data; echo it listens; while read line; do echo heard $line; done; sleep 100000"]
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes:
-  - name: data
-    persistentVolumeClaim: {claimName: talking}
----`
+var talkingPod = strings.Replace(machinePod("talking", "talking"), `command: [sleep, "100000"]`, `stdin: true
+    command: [sh, -c, "httpd -p 8080 -h /data; echo it listens; while read line; do echo heard $line; done; sleep 100000"]`, 1)
 
 func kubectlsTools(t *testing.T, k *kube) {
 	k.step("a pod that listens")

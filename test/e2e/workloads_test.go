@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -51,13 +50,6 @@ func rollingRestart(t *testing.T, k *kube) {
 			t.Errorf("the volume of %s holds %q", pod, got)
 		}
 	}
-}
-
-// memberPod runs as nobody in particular, with a group for its volume.
-func memberPod(name, claim string, user, group int, policy string) string {
-	return strings.Replace(machinePod(name, claim), "spec:\n", fmt.Sprintf(`spec:
-  securityContext: {runAsUser: %d, runAsGroup: %d, fsGroup: %d, fsGroupChangePolicy: %s}
-`, user, user, group, policy), 1)
 }
 
 func groupsOfVolumes(t *testing.T, k *kube) {
@@ -121,27 +113,8 @@ spec:
 
 func ephemeralVolume(t *testing.T, k *kube) {
 	k.step("a pod with a claim of its own")
-	k.apply(`
-apiVersion: v1
-kind: Pod
-metadata: {name: passing}
-spec:
-  runtimeClassName: kata
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: shell
-    image: busybox:1
-    command: [sleep, "100000"]
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes:
-  - name: data
-    ephemeral:
-      volumeClaimTemplate:
-        spec:
-          accessModes: [ReadWriteOncePod]
-          storageClassName: katadirect
-          resources: {requests: {storage: 64Mi}}
----`)
+	k.apply(podOf("passing", "kata", atData, dataIs("ephemeral: {volumeClaimTemplate: {spec: {"+
+		"accessModes: [ReadWriteOncePod], storageClassName: katadirect, resources: {requests: {storage: 64Mi}}}}}")))
 	k.ready("passing")
 	k.direct("passing")
 	volume := filepath.Join(k.Pool(), k.handle("passing-data"))
