@@ -13,6 +13,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/katadirect/katadirect/test/bench/figures"
 )
 
 // manyVolumes is how many volumes a node has here: more than anybody has pods for.
@@ -92,7 +94,7 @@ func timeList(ctx context.Context, conn *grpc.ClientConn) (ms float64, answer *c
 		}
 		took = append(took, time.Since(start).Seconds()*1000)
 	}
-	return median(took), answer, nil
+	return figures.Median(took), answer, nil
 }
 
 // readyList is a controller that has its answer ready.

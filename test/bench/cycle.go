@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/katadirect/katadirect/test/bench/figures"
 )
 
 const (
@@ -72,7 +74,7 @@ func measureCycle(ctx context.Context, e *env, runs int) (_ []Figure, err error)
 		}
 		among.add(cycle.medianMS, floor.medianMS)
 	}
-	sequential := median(perSecond)
+	sequential := figures.Median(perSecond)
 	faster := target{fmt.Sprintf("value >= %g x %.0f", cycleSpeedup, sequential),
 		func(value, _ float64) bool { return value >= cycleSpeedup*sequential }}
 	return []Figure{
@@ -95,7 +97,7 @@ func timesOf(ctx context.Context, clients int, do func(ctx context.Context, clie
 		took[i] = float64(time.Since(start).Microseconds()) / 1000
 		return err
 	})
-	return timing{medianMS: median(took), perSecond: perSecond}, err
+	return timing{medianMS: figures.Median(took), perSecond: perSecond}, err
 }
 
 // bareRecord writes a record with its folder as nothing of ours would: durable, and gone again.

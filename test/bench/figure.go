@@ -1,39 +1,19 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
-	"slices"
 	"text/tabwriter"
+
+	"github.com/katadirect/katadirect/test/bench/figures"
 )
 
-// Figure is one measured figure with its floor, as out/bench.json has it. Programs read it: fields are added, never
-// renamed.
-type Figure struct {
-	Name string `json:"name"`
-	What string `json:"what"`
-	// Value and Floor are medians, in Unit, of runs that took turns.
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
-	Floor float64 `json:"floor"`
-	// Ratio is Value/Floor.
-	Ratio  float64 `json:"ratio"`
-	Target string  `json:"target"`
-	Met    bool    `json:"met"`
-	Runs   int     `json:"runs"`
-	// Accel is what machines ran on, "kvm" or "tcg", or "none" where no machine is part of the figure.
-	Accel string `json:"accel"`
-}
-
-// Report is the whole of out/bench.json.
-type Report struct {
-	Figures []Figure `json:"figures"`
-}
+// What out/bench.json has, other suites write, too.
+type (
+	Figure = figures.Figure
+	Report = figures.Report
+)
 
 // samples are the single runs of one figure and its floor.
 type samples struct {
@@ -68,13 +48,13 @@ func valueAtLeast(limit float64) target {
 }
 
 // noTarget is for a figure that is there to compare others with.
-func noTarget() target { return target{"none", func(_, _ float64) bool { return true }} }
+func noTarget() target { return target{figures.NoTarget, func(_, _ float64) bool { return true }} }
 
 // figure makes the medians and holds them against the target.
 func (s *samples) figure(name, what, unit string, t target, accel string) Figure {
 	f := Figure{
 		Name: name, What: what, Unit: unit, Target: t.text, Accel: accel, Runs: len(s.value),
-		Value: round(median(s.value)), Floor: round(median(s.floor)),
+		Value: round(figures.Median(s.value)), Floor: round(figures.Median(s.floor)),
 	}
 	if f.Floor > 0 {
 		f.Ratio = round(f.Value / f.Floor)
@@ -83,41 +63,17 @@ func (s *samples) figure(name, what, unit string, t target, accel string) Figure
 	return f
 }
 
-// median of at least one sample.
-func median(samples []float64) float64 {
-	s := slices.Sorted(slices.Values(samples))
-	if len(s)%2 == 1 {
-		return s[len(s)/2]
-	}
-	return (s[len(s)/2-1] + s[len(s)/2]) / 2
-}
-
 // round keeps three digits behind the point: more would be noise.
 func round(x float64) float64 { return math.Round(x*1000) / 1000 }
 
-// Write writes the report as JSON.
-func (r *Report) Write(file string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	var data bytes.Buffer
-	enc := json.NewEncoder(&data)
-	enc.SetEscapeHTML(false) // targets have "<" in them
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(r); err != nil {
-		return err
-	}
-	return os.WriteFile(file, data.Bytes(), 0o644)
-}
-
-// Table writes the report for a person.
-func (r *Report) Table(out io.Writer) {
+// table writes the report for a person.
+func table(out io.Writer, r *Report) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "figure\tmeasured\tfloor\tratio\ttarget\tmet\truns\taccel")
 	for _, f := range r.Figures {
 		met := "yes"
 		switch {
-		case f.Target == noTarget().text:
+		case f.Target == figures.NoTarget:
 			met = "-"
 		case !f.Met:
 			met = "NO"
@@ -126,19 +82,19 @@ func (r *Report) Table(out io.Writer) {
 			f.Name, quantity(f.Value, f.Unit), quantity(f.Floor, f.Unit), f.Ratio, f.Target, met, f.Runs, f.Accel)
 	}
 	_ = t.Flush()
-	r.verdict(out)
+	verdict(out, r)
 	for _, f := range r.Figures {
 		fmt.Fprintf(out, "  %s: %s\n", f.Name, f.What)
 	}
 }
 
 // verdict says how many of the targets are met, and which are not.
-func (r *Report) verdict(out io.Writer) {
+func verdict(out io.Writer, r *Report) {
 	var targets, met int
 	var missed []string
 	for _, f := range r.Figures {
 		switch {
-		case f.Target == noTarget().text:
+		case f.Target == figures.NoTarget:
 			continue
 		case f.Met:
 			met++

@@ -107,7 +107,7 @@ func bench(ctx context.Context, args []string) error {
 	if len(report.Figures) == 0 {
 		return err
 	}
-	report.Table(os.Stdout)
+	table(os.Stdout, report)
 	err = errors.Join(err, report.Write(o.out))
 	if err == nil && len(chosen) == len(measurements) {
 		err = os.WriteFile(o.svg, drawing(report), 0o644)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/xml"
 	"fmt"
+
+	"github.com/katadirect/katadirect/test/bench/figures"
 )
 
 // The drawing: for each figure a row with two bars, the floor's and ours, to one scale of its own. Sizes are in
@@ -50,7 +52,7 @@ func drawFigure(b *bytes.Buffer, f Figure, y int) {
 		colour = missedColour
 	}
 	note := fmt.Sprintf("%s, %.2f × floor", quantity(f.Value, f.Unit), f.Ratio)
-	if f.Target != noTarget().text {
+	if f.Target != figures.NoTarget {
 		note += ", target: " + f.Target
 	}
 	bar(b, y+4, f.Value/scale, colour, note)

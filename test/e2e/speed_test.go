@@ -1,15 +1,14 @@
 package e2e
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/katadirect/katadirect/test/bench/figures"
 )
 
 // addedByClaim is how much longer a pod may take to run for having a claim.
@@ -39,12 +38,12 @@ func startingPods(t *testing.T, k *kube) {
 		}
 		k.step(fmt.Sprintf("turn %d: with a claim %.2f s, without %.2f s, under runc %.2f s", turns+1, took["claim"][turns], took["kata"][turns], took["runc"][turns]))
 	}
-	with, without, runc := median(took["claim"]), median(took["kata"]), median(took["runc"])
+	with, without, runc := figures.Median(took["claim"]), figures.Median(took["kata"]), figures.Median(took["runc"])
 	k.figures(
-		figure{Name: "pod-with-claim", What: "kubectl apply of claim and pod to running, beside the same pod without the claim", Value: with, Unit: "s",
+		figures.Figure{Name: "pod-with-claim", What: "kubectl apply of claim and pod to running, beside the same pod without the claim", Value: with, Unit: "s",
 			Floor: without, Target: "at most 1.5 s longer", Met: with <= without+addedByClaim.Seconds(), Runs: turns},
-		figure{Name: "pod-beside-runc", What: "kubectl apply of a pod in a machine to running, beside the same pod under runc", Value: without, Unit: "s",
-			Floor: runc, Target: "none", Met: true, Runs: turns},
+		figures.Figure{Name: "pod-beside-runc", What: "kubectl apply of a pod in a machine to running, beside the same pod under runc", Value: without, Unit: "s",
+			Floor: runc, Target: figures.NoTarget, Met: true, Runs: turns},
 	)
 	if with, without := slices.Min(took["claim"]), slices.Min(took["kata"]); with > without+addedByClaim.Seconds() {
 		t.Errorf("the fastest of %d pods with a claim took %.2f s to run, and of those without %.2f s", turns, with, without)
@@ -82,9 +81,9 @@ func tenAtOnce(t *testing.T, k *kube) {
 	control, driver := k.memoryMiB("kube-apiserver", "kube-controller-manager", "kube-scheduler", "/server --data-dir", "snapshot-controller"), k.memoryMiB("csi-node --endpoint")
 	k.step(fmt.Sprintf("ten pods took %.1f s; control plane %.0f MiB, driver %.0f MiB", took, control, driver))
 	k.figures(
-		figure{Name: "ten-pods", What: "kubectl apply of ten claims and pods in machines to the last one ready", Value: took, Unit: "s", Target: "none", Met: true, Runs: 1},
-		figure{Name: "ten-pods-control-plane", What: "memory of the control plane with ten pods", Value: control, Unit: "MiB", Target: "none", Met: true, Runs: 1},
-		figure{Name: "ten-pods-driver", What: "memory of the driver with ten volumes in use", Value: driver, Unit: "MiB", Target: "none", Met: true, Runs: 1},
+		figures.Figure{Name: "ten-pods", What: "kubectl apply of ten claims and pods in machines to the last one ready", Value: took, Unit: "s", Target: figures.NoTarget, Met: true, Runs: 1},
+		figures.Figure{Name: "ten-pods-control-plane", What: "memory of the control plane with ten pods", Value: control, Unit: "MiB", Target: figures.NoTarget, Met: true, Runs: 1},
+		figures.Figure{Name: "ten-pods-driver", What: "memory of the driver with ten volumes in use", Value: driver, Unit: "MiB", Target: figures.NoTarget, Met: true, Runs: 1},
 	)
 	if driver == 0 || control == 0 {
 		t.Error("no memory: the processes were not found")
@@ -113,59 +112,22 @@ func (k *kube) memoryMiB(words ...string) float64 {
 	return kib / 1024
 }
 
-func median(all []float64) float64 {
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[len(sorted)/2]
-}
-
-// figure is one figure as test/bench writes it.
-type figure struct {
-	Name   string  `json:"name"`
-	What   string  `json:"what"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Floor  float64 `json:"floor"`
-	Ratio  float64 `json:"ratio"`
-	Target string  `json:"target"`
-	Met    bool    `json:"met"`
-	Runs   int     `json:"runs"`
-	Accel  string  `json:"accel"`
-}
-
 // figures puts figures among those of the bench, in place of earlier ones of their names.
-func (k *kube) figures(new ...figure) {
+func (k *kube) figures(all ...figures.Figure) {
 	k.t.Helper()
 	if *bench == "" {
 		return
 	}
-	var report struct {
-		Figures []json.RawMessage `json:"figures"`
-	}
-	raw, err := os.ReadFile(*bench)
-	if err == nil {
-		err = json.Unmarshal(raw, &report)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		k.t.Fatalf("%s: %v", *bench, err)
-	}
-	for _, f := range new {
+	for i, f := range all {
 		if f.Floor > 0 {
-			f.Ratio = f.Value / f.Floor
+			all[i].Ratio = f.Value / f.Floor
 		}
-		f.Accel = k.accel
-		report.Figures = slices.DeleteFunc(report.Figures, func(old json.RawMessage) bool {
-			var named figure
-			return json.Unmarshal(old, &named) == nil && named.Name == f.Name
-		})
-		one, err := json.Marshal(f)
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		report.Figures = append(report.Figures, one)
+		all[i].Accel = k.accel
 	}
-	raw, err = json.MarshalIndent(report, "", "  ")
+	report, err := figures.Read(*bench)
 	if err == nil {
-		err = errors.Join(os.MkdirAll(filepath.Dir(*bench), 0o755), os.WriteFile(*bench, append(raw, '\n'), 0o644))
+		report.Put(all...)
+		err = report.Write(*bench)
 	}
 	if err != nil {
 		k.t.Fatal(err)
