@@ -52,4 +52,5 @@ func attributesOfAVolumeInUse(t *testing.T, k *kube) {
 	k.kubectl("patch", "pvc", "limited", "--type=merge", "-p", `{"spec":{"volumeAttributesClassName":"gold"}}`)
 	has(`"iops":500`, `"bytesPerSecond":10485760`, `"class":"gold"`)
 	k.untilField("pvc/limited", "{.status.currentVolumeAttributesClassName}", "gold")
+	k.kubectl("delete", "volumeattributesclass", "silver", "gold", "--wait=false") // they go with the claim
 }

@@ -72,6 +72,7 @@ var alone = []scenario{
 	{"blind", "what cannot be looked up is not given", lookUpThatFails},
 	{"missing", "the driver is not running", driverIsMissing},
 	{"full", "the disk is full", diskIsFull},
+	{"examples", "the examples do what they say", examplesRun},
 	{"speed", "how long pods take to start", startingPods},
 	{"ten", "ten pods with a claim each, at once", tenAtOnce},
 	{"restarts", "driver, kubelet, containerd and API server start again under a running pod", restartsUnderAPod},
@@ -83,7 +84,7 @@ var alone = []scenario{
 }
 
 // long are the scenarios that "make test" has no time for.
-var long = []string{"postgres", "missing", "full", "speed", "ten", "restarts", "reboot", "installer", "chart", "nodes", "rights"}
+var long = []string{"postgres", "missing", "full", "examples", "speed", "ten", "restarts", "reboot", "installer", "chart", "nodes", "rights"}
 
 // chosen are those of the scenarios that are to be run.
 func chosen(all []scenario) []scenario {
