@@ -170,21 +170,11 @@ func (r *Root) Remove(hostPath string) error {
 
 // RemoveAll removes a folder with all that is in it. Links in it are removed, never followed.
 func (r *Root) RemoveAll(hostPath string) error {
-	dir, name, err := r.parent(hostPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	err := r.Remove(hostPath)
+	if !errors.Is(err, ErrNotEmpty) {
 		return err
 	}
-	defer dir.Close()
-	if _, err := readlinkat(dir, name); err == nil {
-		return r.Remove(hostPath)
-	}
 	entries, err := r.ReadDir(hostPath)
-	if errors.Is(err, unix.ENOTDIR) {
-		return r.Remove(hostPath)
-	}
 	if err != nil {
 		return err
 	}
