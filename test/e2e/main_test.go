@@ -3,8 +3,6 @@ package e2e
 import (
 	"flag"
 	"os"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,8 +18,7 @@ import (
 
 var (
 	output = flag.String("report", "", "where the JUnit report is written")
-	whole  = flag.Bool("whole", false, "run the long scenarios, too: make e2e does, make test does not")
-	bench  = flag.String("bench", "", "the file with figures of speed to which those measured here are added")
+	bench  = flag.String("figures", "", "the file with figures of speed to which those measured here are added") // go test has a -bench
 )
 
 func TestMain(m *testing.M) { artifacts.Main(m) }
@@ -36,36 +33,34 @@ type scenario struct {
 }
 
 // together are the scenarios that do not notice one another. Long ones come first, so that the last ones are short.
-var together = slices.Concat(
-	[]scenario{
-		{"postgres", "PostgreSQL under load grows three times, and its snapshot comes up clean", databaseUnderLoad},
-		{"walk", "from claim to data that outlives its pod, growing meanwhile", walkThrough},
-		{"restart", "a StatefulSet's rolling restart", rollingRestart},
-		{"orders", "claims, pods and classes deleted in awkward orders", awkwardOrders},
-		{"namespace", "a namespace deleted with everything in use", namespaceGoes},
-		{"smaller", "a volume never shrinks", neverSmaller},
-		{"bad-input", "what cannot be is told to people", badInput},
-		{"room", "what does not fit waits until it does", roomIsTracked},
-		{"groups", "volumes belong to their pods' groups", groupsOfVolumes},
-		{"tools", "kubectl exec, logs, attach, port-forward and cp", kubectlsTools},
-		{"ephemeral", "a claim that comes and goes with its pod", ephemeralVolume},
-		{"subpath", "folders of a volume", subPaths},
-		{"raw-block", "a raw block volume in a machine", rawBlockInAMachine},
-		{"raw-read-only", "a raw block volume that is read-only", readOnlyRawBlock},
-		{"raw-one-pod", "a raw block volume is one pod's", rawBlockIsOnePods},
-		{"grown-offline", "a volume grown while nobody has it", grownWhileNobodyHasIt},
-		{"one-pod", "a mounted volume is one pod's", mountedIsOnePods},
-		{"inline", "an inline volume in a machine", inlineInAMachine},
-		{"attributes", "a VolumeAttributesClass of a volume in use", attributesOfAVolumeInUse},
-		{"auto", "auto mounts on the host or in the guest", autoForEachPod},
-		{"direct", "a direct volume is for machines only", directForAnOrdinaryPod},
-		{"words", "claim and RuntimeClass have their word", wordsOfClaimAndRuntimeClass},
-		{"inline-huge", "an inline volume that cannot be is told to people", inlineThatCannotBe},
-		{"prometheus", "Prometheus sees the driver, every panel has data, and alerts fire", prometheusSeesTheDriver},
-		{"plugin", "kubectl katadirect shows claims, machines and what went wrong", pluginShowsVolumes},
-		{"snapshot", "snapshot, restore and clone of a volume in use", snapshotRestoreAndClone},
-	},
-)
+var together = []scenario{
+	{"postgres", "PostgreSQL under load grows three times, and its snapshot comes up clean", databaseUnderLoad},
+	{"walk", "from claim to data that outlives its pod, growing meanwhile", walkThrough},
+	{"restart", "a StatefulSet's rolling restart", rollingRestart},
+	{"orders", "claims, pods and classes deleted in awkward orders", awkwardOrders},
+	{"prometheus", "Prometheus sees the driver, every panel has data, and alerts fire", prometheusSeesTheDriver},
+	{"plugin", "kubectl katadirect shows claims, machines and what went wrong", pluginShowsVolumes},
+	{"namespace", "a namespace deleted with everything in use", namespaceGoes},
+	{"smaller", "a volume never shrinks", neverSmaller},
+	{"bad-input", "what cannot be is told to people", badInput},
+	{"room", "what does not fit waits until it does", roomIsTracked},
+	{"groups", "volumes belong to their pods' groups", groupsOfVolumes},
+	{"tools", "kubectl exec, logs, attach, port-forward and cp", kubectlsTools},
+	{"ephemeral", "a claim that comes and goes with its pod", ephemeralVolume},
+	{"subpath", "folders of a volume", subPaths},
+	{"raw-block", "a raw block volume in a machine", rawBlockInAMachine},
+	{"raw-read-only", "a raw block volume that is read-only", readOnlyRawBlock},
+	{"raw-one-pod", "a raw block volume is one pod's", rawBlockIsOnePods},
+	{"grown-offline", "a volume grown while nobody has it", grownWhileNobodyHasIt},
+	{"one-pod", "a mounted volume is one pod's", mountedIsOnePods},
+	{"inline", "an inline volume in a machine", inlineInAMachine},
+	{"attributes", "a VolumeAttributesClass of a volume in use", attributesOfAVolumeInUse},
+	{"auto", "auto mounts on the host or in the guest", autoForEachPod},
+	{"direct", "a direct volume is for machines only", directForAnOrdinaryPod},
+	{"words", "claim and RuntimeClass have their word", wordsOfClaimAndRuntimeClass},
+	{"inline-huge", "an inline volume that cannot be is told to people", inlineThatCannotBe},
+	{"snapshot", "snapshot, restore and clone of a volume in use", snapshotRestoreAndClone},
+}
 
 // alone are those that take something away from everybody.
 var alone = []scenario{
@@ -83,31 +78,17 @@ var alone = []scenario{
 	{"rights", "what the driver's accounts may do is what they have done", rightsAreUsed},
 }
 
-// long are the scenarios that "make test" has no time for.
-var long = []string{"postgres", "missing", "full", "examples", "speed", "ten", "restarts", "reboot", "installer", "chart", "nodes", "rights"}
-
-// chosen are those of the scenarios that are to be run.
-func chosen(all []scenario) []scenario {
-	if *whole {
-		return all
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(one scenario) bool { return slices.Contains(long, one.namespace) })
-}
-
 func TestVolumesOfRealPods(t *testing.T) {
-	if !*whole {
-		t.Logf("%s are left to make e2e", strings.Join(long, ", "))
-	}
 	s := openSuite(t)
 	t.Run("together", func(t *testing.T) {
-		for _, one := range chosen(together) {
+		for _, one := range together {
 			t.Run(one.namespace, func(t *testing.T) {
 				t.Parallel()
 				s.play(t, one)
 			})
 		}
 	})
-	for _, one := range chosen(alone) {
+	for _, one := range alone {
 		t.Run(one.namespace, func(t *testing.T) { s.play(t, one) })
 	}
 	t.Run("nothing-is-left", func(t *testing.T) {

@@ -27,7 +27,21 @@ var programs = map[string]string{
 }
 
 // unused are rights that nothing here makes anybody use, and why they are given all the same.
-var unused = map[string]string{}
+var unused = map[string]string{
+	"katadirect-node csi-snapshotter create events":                       onlyOfFailures,
+	"katadirect-node csi-snapshotter patch events":                        onlyOfFailures,
+	"katadirect-node katadirect-csi-node create events":                   "limits that could not be set: here they can",
+	"katadirect-node katadirect-csi-node get runtimeclasses.node.k8s.io":  "one that is newer than what was watched",
+	"katadirect-node katadirect-csi-node list persistentvolumes":          listedBefore,
+	"katadirect-node katadirect-csi-node list pods":                       listedBefore,
+	"katadirect-node katadirect-csi-node list runtimeclasses.node.k8s.io": listedBefore,
+	"katadirect-snapshot-controller snapshot-controller patch events":     "an event that comes again within minutes",
+}
+
+const (
+	onlyOfFailures = "csi-snapshotter tells of snapshots that fail: here none does"
+	listedBefore   = "an API server before Kubernetes 1.34 does not begin a watch with what there is: it is listed first"
+)
 
 // rbac is what is read of an object of deploy/.
 type rbac struct {
