@@ -155,7 +155,7 @@ func down(ctx context.Context, s *state) error {
 	pid, err := s.keeper()
 	if errors.Is(err, errNotRunning) {
 		fmt.Println("no cluster is running")
-		return errors.Join(s.clear(), cluster.Sweep())
+		return errors.Join(s.forget(), cluster.Sweep())
 	}
 	if err != nil {
 		return err
@@ -172,5 +172,5 @@ func down(ctx context.Context, s *state) error {
 		return fmt.Errorf("the cluster has ended with a fault:\n%s", said)
 	}
 	fmt.Println("the cluster is gone")
-	return nil
+	return s.forget()
 }

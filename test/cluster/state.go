@@ -120,7 +120,7 @@ func (s *state) write(i info) error {
 	return os.WriteFile(s.info(), append(raw, '\n'), 0o644)
 }
 
-// clear removes what only a running cluster has. The log stays.
+// clear removes what only a running cluster has. The log stays for whoever looks for a fault.
 func (s *state) clear() error {
 	var errs []error
 	for _, path := range []string{s.info(), s.kubeconfig()} {
@@ -129,6 +129,15 @@ func (s *state) clear() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// forget removes the folder, with the log and what machines booted.
+func (s *state) forget() error {
+	lock, err := s.lock() // whoever starts a cluster at this moment goes first
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(s.dir), lock.Close())
 }
 
 // logTail is the end of the keeper's log.
