@@ -32,6 +32,7 @@ var unused = map[string]string{
 	"katadirect-node csi-snapshotter patch events":                        onlyOfFailures,
 	"katadirect-node katadirect-csi-node create events":                   "limits that could not be set: here they can",
 	"katadirect-node katadirect-csi-node get runtimeclasses.node.k8s.io":  "one that is newer than what was watched",
+	"katadirect-node katadirect-csi-node get pods":                        "one that is newer than what was watched",
 	"katadirect-node katadirect-csi-node list persistentvolumes":          listedBefore,
 	"katadirect-node katadirect-csi-node list pods":                       listedBefore,
 	"katadirect-node katadirect-csi-node list runtimeclasses.node.k8s.io": listedBefore,
