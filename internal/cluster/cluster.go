@@ -180,6 +180,7 @@ func (c *Cluster) Close(ctx context.Context) (leftovers []string, err error) {
 		}
 	}
 	errs = append(errs, each(c.nodes, func(n *node) error { return n.removePods(ctx) }))
+	c.killControlPlane()
 	for _, n := range slices.Backward(c.nodes) {
 		left, err := n.lab.Discard(ctx)
 		leftovers, errs = append(leftovers, left...), append(errs, err)

@@ -77,6 +77,15 @@ func (c *Cluster) startControlPlane(ctx context.Context) (err error) {
 	return nil
 }
 
+// killControlPlane ends it at once: it has nothing to save, and the API server waits for clients that are gone already.
+func (c *Cluster) killControlPlane() {
+	for _, name := range controlPlane {
+		if p := c.lab.Process(name); p != nil {
+			p.Kill()
+		}
+	}
+}
+
 // apiReady asks the API server, from outside of its network.
 func (c *Cluster) apiReady() func(context.Context) error {
 	roots := x509.NewCertPool()
