@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/hostmount"
 	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/loop"

@@ -10,7 +10,7 @@ import (
 )
 
 // forgeUnfinishedFormat writes what a hostile guest can: a file system that looks as if nobody had ever mounted it, and
-// the mark of a format that was cut short (pkg/agent/filesystem).
+// the mark of a format that was cut short (internal/filesystem).
 func forgeUnfinishedFormat(t *testing.T, image string) {
 	t.Helper()
 	size := fileSize(t, image)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/health"
 	"github.com/katadirect/katadirect/pkg/csi/hostmount"
 	"github.com/katadirect/katadirect/pkg/csi/pool"

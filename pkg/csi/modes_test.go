@@ -10,7 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 )

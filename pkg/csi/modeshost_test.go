@@ -11,7 +11,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/mode"

@@ -7,11 +7,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/container"
 	"github.com/katadirect/katadirect/pkg/agent/device"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/guest"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agent/network"

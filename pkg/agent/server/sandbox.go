@@ -4,8 +4,8 @@ import (
 	"context"
 
 	"github.com/katadirect/katadirect/internal/condition"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/internal/version"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/guest"
 	"github.com/katadirect/katadirect/pkg/agent/storage"
 	"github.com/katadirect/katadirect/pkg/agentproto"

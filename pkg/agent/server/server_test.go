@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/container"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )

@@ -4,7 +4,7 @@
 //
 // pkg/agent/sandbox calls it for every storage of a sandbox or container, and
 // pkg/agent/server for the size and health of volumes. Where devices are is
-// pkg/agent/device's knowledge, what is on them pkg/agent/filesystem's; this
+// pkg/agent/device's knowledge, what is on them internal/filesystem's; this
 // package only decides what is done in which order.
 package storage
 

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 )
 
 // MaxFreeze is the longest that a volume stands still, counted from the

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 )
 
 // freezes are the volumes that stand still, by mount point. It has a lock of

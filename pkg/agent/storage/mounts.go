@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/device"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/mirror"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agentproto"

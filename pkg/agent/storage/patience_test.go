@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/device"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )

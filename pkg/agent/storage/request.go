@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/device"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 

@@ -6,7 +6,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 )
 
 // selinuxState is there where the kernel enforces SELinux, or could.

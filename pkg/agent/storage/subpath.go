@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 )
 
 // DriverSubPath makes a part of a mounted volume visible at a mount point:

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/katadirect/katadirect/internal/condition"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/agent/device"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 )
 
 // resizeTimeout bounds the wait for a device to show its new size. Kata's

@@ -9,7 +9,7 @@
 // What is mounted where is read from the kernel's mount table each time. Nothing is remembered, so a driver that is
 // killed and started again finds what there is, and every step can be repeated.
 //
-// File systems are mounted through k8s.io/mount-utils. What it does beyond that is left to pkg/agent/filesystem, as in the
+// File systems are mounted through k8s.io/mount-utils. What it does beyond that is left to internal/filesystem, as in the
 // guest: FormatAndMount formats by force whatever blkid does not recognise, and blkid does not recognise an ext4 whose
 // superblock has a wrong checksum; and its resizer calls such a one grown.
 //
@@ -33,8 +33,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"k8s.io/mount-utils"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/internal/rollback"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 )
 

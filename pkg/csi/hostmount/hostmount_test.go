@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katadirect/katadirect/internal/condition"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 )
 

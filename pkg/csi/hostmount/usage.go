@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/katadirect/katadirect/internal/condition"
-	"github.com/katadirect/katadirect/pkg/agent/filesystem"
+	"github.com/katadirect/katadirect/internal/filesystem"
 )
 
 // lookPatience bounds how long a file system is waited for. Who waits for its disk may wait for good, and is left

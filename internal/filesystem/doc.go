@@ -1,10 +1,11 @@
-// Package filesystem looks after the file systems on the guest's disks: what
-// is on a device, making one on a blank device, checking, mounting, growing
-// and measuring it.
+// Package filesystem looks after the file systems of volumes: what is on a
+// device, making one on a blank device, checking, mounting, growing and
+// measuring it.
 //
-// pkg/agent/storage calls it with a device that is already found. It knows no
-// Storage messages, no reference counts and no containers, and is the only
-// package of the agent that runs mkfs or fsck.
+// pkg/agent/storage calls it in the guest, with a device that is already found,
+// and pkg/csi/hostmount on the host, for pods without a machine. It knows no
+// Storage messages, no reference counts, no containers and no images, and is
+// the only package of either that runs mkfs or fsck.
 //
 // The rule it exists for: a device is formatted only when every place where a
 // file system, a volume manager or a partition table keeps its signature was
