@@ -73,15 +73,25 @@ type Devices struct {
 	hints map[string]int // by image: where it was last; only a head start. Guarded by mu
 }
 
-// New returns the devices over images below dir, the pool's folder (absolute, without links).
+// New returns the devices over images below dir, the pool's folder, which is there (absolute, without links).
 func New(dir string, log *slog.Logger) *Devices {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	sum := sha256.Sum256([]byte(dir))
+	sum := sha256.Sum256([]byte(identity(dir)))
 	return &Devices{
 		mark: markPrefix + hex.EncodeToString(sum[:])[:markDigits] + ":", dir: dir, log: log, hints: map[string]int{},
 	}
+}
+
+// identity says which folder it is: nodes that are containers of one host have loop devices in common, and a pool each, all
+// at the same path.
+func identity(dir string) string {
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err != nil {
+		return dir
+	}
+	return fmt.Sprintf("%s %x:%x", dir, stat.Dev, stat.Ino)
 }
 
 // Attach returns the image's device, as large as the image is now, and makes it if there is none. It returns ErrForeign when somebody else has made one, and ErrInUse when there is one with the other readOnly that
