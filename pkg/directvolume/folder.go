@@ -186,39 +186,48 @@ func (f *folder) current() (bool, error) {
 // read returns the record after checking everything about it: owner and mode of the folder and the file, that it is
 // a plain file of a sane size, and its content.
 func (f *folder) read() (Record, error) {
-	if err := checkOwner(f.fd); err != nil {
-		return Record{}, invalidf("the folder %w", err)
-	}
-	// O_NONBLOCK: opening a FIFO or a device that stands there must not hang.
-	fd, err := unix.Openat(f.fd, recordName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return Record{}, invalidf("the folder holds no %s: %w", recordName, err)
-	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
-		return Record{}, invalidf("%s is not a plain file", recordName)
-	case err != nil:
-		return Record{}, fmt.Errorf("open %s: %w", recordName, err)
-	}
-	defer unix.Close(fd)
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		return Record{}, fmt.Errorf("stat %s: %w", recordName, err)
-	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
-		return Record{}, invalidf("%s is not a plain file", recordName)
-	}
-	if err := checkOwner(fd); err != nil {
-		return Record{}, invalidf("%s %w", recordName, err)
-	}
-	data, err := readUpTo(fd, maxRecordBytes+1)
+	data, err := f.readFile()
 	if err != nil {
-		return Record{}, fmt.Errorf("read %s: %w", recordName, err)
+		return Record{}, err
 	}
 	record, err := ParseRecord(data)
 	if err != nil {
 		return Record{}, fmt.Errorf("%s: %w", recordName, err)
 	}
 	return record, nil
+}
+
+// readFile returns what is in mountInfo.json, after checking everything but that.
+func (f *folder) readFile() ([]byte, error) {
+	if err := checkOwner(f.fd); err != nil {
+		return nil, invalidf("the folder %w", err)
+	}
+	// O_NONBLOCK: opening a FIFO or a device that stands there must not hang.
+	fd, err := unix.Openat(f.fd, recordName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, invalidf("the folder holds no %s: %w", recordName, err)
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
+		return nil, invalidf("%s is not a plain file", recordName)
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", recordName, err)
+	}
+	defer unix.Close(fd)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", recordName, err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, invalidf("%s is not a plain file", recordName)
+	}
+	if err := checkOwnerOf(stat); err != nil {
+		return nil, invalidf("%s %w", recordName, err)
+	}
+	data, err := readUpTo(fd, maxRecordBytes+1)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", recordName, err)
+	}
+	return data, nil
 }
 
 // readUpTo reads a plain file, which needs none of what an *os.File does beside.
@@ -269,6 +278,10 @@ func checkOwner(fd int) error {
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return err
 	}
+	return checkOwnerOf(stat)
+}
+
+func checkOwnerOf(stat unix.Stat_t) error {
 	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
 		return fmt.Errorf("belongs to user %d", stat.Uid)
 	}

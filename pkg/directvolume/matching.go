@@ -1,6 +1,7 @@
 package directvolume
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -30,15 +31,21 @@ func (s *Store) matching(ctx context.Context, root *rootDir, name string, match 
 	if known, found := s.read.get(name, now); isFile && found && !match(known) {
 		return Entry{}, false
 	}
-	if aliasTarget(root, name) != "" {
-		return Entry{}, false
-	}
-	record, err := root.read(ctx, name)
+	var content []byte
+	record, err := root.readWith(ctx, name, func(f *folder) (record Record, err error) {
+		if content, err = f.readFile(); err != nil {
+			return Record{}, err
+		}
+		if known, same := s.read.parsed(name, content); same {
+			return known, nil
+		}
+		return ParseRecord(content)
+	})
 	if err != nil {
-		return Entry{}, false
+		return Entry{}, false // an alias is none either, it cannot be opened
 	}
 	if isFile {
-		s.read.put(name, now, record)
+		s.read.put(name, now, content, record)
 	}
 	if !match(record) {
 		return Entry{}, false // who claims it does not matter
@@ -86,8 +93,9 @@ type readRecords struct {
 }
 
 type readRecord struct {
-	look   look
-	record Record
+	look    look
+	content []byte // of the file
+	record  Record
 }
 
 func (r *readRecords) get(name string, now look) (Record, bool) {
@@ -97,14 +105,23 @@ func (r *readRecords) get(name string, now look) (Record, bool) {
 	return known.record, found && known.look.same(now)
 }
 
-func (r *readRecords) put(name string, l look, record Record) {
+// parsed returns the record that content is known to be. A file that is too young for its look to tell is read again, and
+// need not be understood again.
+func (r *readRecords) parsed(name string, content []byte) (Record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, found := r.by[name]
+	return known.record, found && bytes.Equal(known.content, content)
+}
+
+func (r *readRecords) put(name string, l look, content []byte, record Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.by == nil {
 		r.by = map[string]readRecord{}
 	}
 	if len(r.by) < maxRemembered {
-		r.by[name] = readRecord{look: l, record: record.clone()} // the caller may change what it is given
+		r.by[name] = readRecord{look: l, content: content, record: record.clone()} // the caller may change what it is given
 	}
 }
 

@@ -116,16 +116,25 @@ func (r *rootDir) candidates(names recordNames) []string {
 
 // read reads a record without a lock: a writer never changes a record that can be seen, it replaces it.
 func (r *rootDir) read(ctx context.Context, name string) (Record, error) {
+	return r.readWith(ctx, name, (*folder).read)
+}
+
+// readWith is read, by other means.
+func (r *rootDir) readWith(ctx context.Context, name string, read func(*folder) (Record, error)) (Record, error) {
 	for {
 		f, err := r.open(name)
 		if err != nil {
 			return Record{}, err
 		}
-		record, err := f.read()
+		record, err := read(f)
+		if err == nil {
+			f.close()
+			return record, nil
+		}
 		current, currentErr := f.current()
 		f.close()
 		// An error from a folder that is no longer the record says nothing about the record.
-		if err == nil || currentErr != nil || current {
+		if currentErr != nil || current {
 			return record, errors.Join(err, currentErr)
 		}
 		if err := ctx.Err(); err != nil {
