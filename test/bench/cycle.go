@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	cycles        = 200 // in one run
+	cycles        = 600 // in one run: enough for beginning and end, when not all clients are busy, to count for little
 	cyclesAtOnce  = 8
 	cycleOthers   = 100 // volumes in use besides, about as many as a node has pods
 	cycleTarget   = 3   // milliseconds
