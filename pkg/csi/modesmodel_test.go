@@ -78,7 +78,7 @@ func TestVolumesOfAllModesDoWhatTheModelSays(t *testing.T) {
 				m.exists, m.staged = true, true
 			}
 			for n := range modeSteps {
-				said, got, want := w.step()
+				said, want, got := w.step()
 				if t.Logf("%d: %s: %v", n, said, status.Code(got)); status.Code(got) != want {
 					t.Fatalf("answered %v, and the model says %v", got, want)
 				}
@@ -89,38 +89,38 @@ func TestVolumesOfAllModesDoWhatTheModelSays(t *testing.T) {
 	}
 }
 
-// step does one thing, and says what, what came of it, and what the model says.
-func (w *modesWorld) step() (said string, got error, want codes.Code) {
+// step does one thing, and says what, what the model says, and what came of it.
+func (w *modesWorld) step() (said string, want codes.Code, got error) {
 	i, target := w.random.IntN(len(w.volumes)), w.random.IntN(modeTargets)
 	path, v, m := w.h.target(fmt.Sprint(target)), w.volume(i), w.volumes[i]
 	switch n := w.random.IntN(100); {
 	case n < 6:
 		m.exists = true
-		return "create " + string(m.mode), w.create(i), codes.OK
+		return "create " + string(m.mode), codes.OK, w.create(i)
 	case n < 15:
-		return "stage " + string(m.mode), v.stage(), m.stage()
+		return "stage " + string(m.mode), m.stage(), v.stage()
 	case n < 60:
 		pod, readOnly := "plain", w.random.IntN(5) == 0
 		if w.random.IntN(2) == 0 {
 			pod = "machine"
 		}
 		got = v.publishFor(pod, path, func(r *csi.NodePublishVolumeRequest) { r.Readonly = readOnly })
-		return fmt.Sprintf("publish %s at %d for %s, read-only %t", m.mode, target, pod, readOnly), got, w.publish(i, target, pod, readOnly)
+		return fmt.Sprintf("publish %s at %d for %s, read-only %t", m.mode, target, pod, readOnly), w.publish(i, target, pod, readOnly), got
 	case n < 86:
-		return fmt.Sprintf("unpublish %s at %d", m.mode, target), v.unpublish(path), w.unpublish(i, target)
+		return fmt.Sprintf("unpublish %s at %d", m.mode, target), w.unpublish(i, target), v.unpublish(path)
 	case n < 90:
-		return "unstage " + string(m.mode), v.unstage(), m.unstage()
+		return "unstage " + string(m.mode), m.unstage(), v.unstage()
 	case n < 92:
-		return "delete " + string(m.mode), v.delete(), m.delete()
+		return "delete " + string(m.mode), m.delete(), v.delete()
 	case n < 96:
 		w.h.restart()
-		return "restart", nil, codes.OK
+		return "restart", codes.OK, nil
 	}
 	if readOnly, onHost := m.host[target]; !onHost || readOnly {
-		return "nothing", nil, codes.OK
+		return "nothing", codes.OK, nil
 	}
 	m.content = fmt.Sprint("content ", w.random.Uint64())
-	return fmt.Sprintf("write to %s at %d", m.mode, target), os.WriteFile(filepath.Join(path, "file"), []byte(m.content), 0o600), codes.OK
+	return fmt.Sprintf("write to %s at %d", m.mode, target), codes.OK, os.WriteFile(filepath.Join(path, "file"), []byte(m.content), 0o600)
 }
 
 func (w *modesWorld) create(i int) error {
