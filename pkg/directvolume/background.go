@@ -2,37 +2,30 @@ package directvolume
 
 import (
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A record is there when its folder has got its name, and gone when it has lost it. What a process that lives on can do
-// before the one and after the other, it does beside: to make a folder, and to empty one, take longer than all the rest,
-// on a disk that gives freed space back at once above all. What a process leaves that is killed meanwhile goes the way of
-// every other folder that was in the making (sweepOnce).
+// A record is gone when its folder has lost its name. To empty the folder takes longer than all the rest, on a disk that
+// gives freed space back at once above all: a process that lives on does it beside. What a process leaves that is killed
+// meanwhile goes the way of every folder that was in the making (sweepOnce).
 
 // maxBackground is how many pieces of work there are at once. Whoever has more than that does it himself.
 const maxBackground = 4
 
 // background is work that callers do not wait for. Close ends it.
 type background struct {
-	spareLife time.Duration
-	all       sync.WaitGroup
+	all sync.WaitGroup
 
-	mu     sync.Mutex // guards all below
-	busy   int
-	ended  bool
-	adding int  // calls of Add under way
-	making bool // of the spare
-	spare  *draft
-	expiry *time.Timer // of the spare
+	mu    sync.Mutex // guards all below
+	busy  int
+	ended bool
 }
 
-// WithBackground makes Remove return when the record is gone, and has its folder be emptied beside; and a folder for the
-// next Add be made ready. It is for processes that live on. They have to Close the Store when they end.
+// WithBackground makes Remove return when the record is gone, and has its folder be emptied beside. It is for processes
+// that live on. They have to Close the Store when they end.
 func WithBackground() StoreOption {
-	return func(s *Store) { s.background = &background{spareLife: spareLife} }
+	return func(s *Store) { s.background = &background{} }
 }
 
 // Close waits for what is done in the background. From then on nothing is.
@@ -45,7 +38,6 @@ func (s *Store) Close() {
 	b.ended = true
 	b.mu.Unlock()
 	b.all.Wait()
-	b.dropSpare(nil)
 }
 
 // try starts the work, unless there is too much of it already.

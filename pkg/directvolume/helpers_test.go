@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // childMode, set in the environment, makes the test binary act as another process of the host: see TestMain.
@@ -39,8 +38,6 @@ func runChild(mode string, args []string) error {
 	case "add-remove-background":
 		store := h.storeWithBackground()
 		return h.addAndRemoveForever(args[1], args[2:], func() *Store { return store })
-	case "add-and-wait":
-		return h.addAndKeepDraft(args[1], args[2])
 	case "claim":
 		return h.claimAndWait(args[1], args[2])
 	}
@@ -67,18 +64,6 @@ func (h host) addAndRemoveForever(volumePath string, devices []string, store fun
 			return err
 		}
 	}
-}
-
-// addAndKeepDraft adds a record, and keeps the draft for the next.
-func (h host) addAndKeepDraft(volumePath, device string) error {
-	store := h.storeWithBackground()
-	store.background.spareLife = time.Hour
-	if err := store.Add(context.Background(), volumePath, h.record(device)); err != nil {
-		return err
-	}
-	fmt.Println("added")
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until the parent is done
-	return nil
 }
 
 func (h host) claimAndWait(volumePath, sandbox string) error {

@@ -72,7 +72,7 @@ func TestAfterAPowerCutARecordIsWholeOrAbsent(t *testing.T) {
 		t.Run(fsType, func(t *testing.T) {
 			afterAPowerCutARecordIsWholeOrAbsent(t, fsType, host.store)
 		})
-		t.Run(fsType+", with drafts made beside", func(t *testing.T) {
+		t.Run(fsType+", with folders emptied beside", func(t *testing.T) {
 			afterAPowerCutARecordIsWholeOrAbsent(t, fsType, func(h host) *Store {
 				store := h.storeWithBackground()
 				t.Cleanup(store.Close) // before the file system goes

@@ -25,16 +25,13 @@ func tempName() string { return tempPrefix + rand.Text() }
 // Device stays the same, because a volume may grow while it is in use. Otherwise the error is ErrClaimed.
 // ErrInvalid and ErrInvalidKey say what is wrong with the arguments; nothing has been written then.
 func (s *Store) Add(ctx context.Context, volumePath string, r Record) error {
-	err := s.add(ctx, volumePath, r)
-	s.background.makeSpare(s.root)
-	if err != nil {
+	if err := s.add(ctx, volumePath, r); err != nil {
 		return fmt.Errorf("add the record of %s: %w", volumePath, err)
 	}
 	return nil
 }
 
 func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
-	defer s.background.adds()()
 	names, err := namesFor(volumePath)
 	if err != nil {
 		return err
@@ -50,7 +47,7 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 	defer root.close()
 	s.sweepOnce(root)
 
-	made, err := s.makeTemp(ctx, root, data)
+	made, err := root.makeTemp(ctx, data)
 	if err != nil {
 		return err
 	}
@@ -63,6 +60,50 @@ func (s *Store) add(ctx context.Context, volumePath string, r Record) error {
 		err = linkAlias(root, names)
 	}
 	return err
+}
+
+// makeTemp makes a whole record folder under a temporary name. It is locked, so that sweep keeps off.
+func (r *rootDir) makeTemp(ctx context.Context, data []byte) (*folder, error) {
+	for {
+		name := tempName()
+		if err := unix.Mkdirat(r.fd(), name, dirMode); err != nil {
+			return nil, fmt.Errorf("make record folder: %w", err)
+		}
+		f, err := r.lock(ctx, name)
+		if errors.Is(err, ErrNotFound) {
+			continue // swept before it was locked
+		}
+		if err == nil {
+			if err = f.fill(data); err == nil {
+				return f, nil
+			}
+			f.close()
+		}
+		return nil, errors.Join(err, r.removeAll(name))
+	}
+}
+
+// fill writes mountInfo.json into a new folder, with the exact modes whatever the umask is. File and folder are on the
+// disk before the folder gets a record's name, so that not even a power cut leaves an empty or torn record. That the
+// name is there after a power cut is not waited for, and neither is that it is gone: see boot.go.
+func (f *folder) fill(data []byte) error {
+	if err := unix.Fchmod(f.fd, dirMode); err != nil { // before the sync: a change after it would cost another
+		return fmt.Errorf("write record folder: %w", err)
+	}
+	fd, err := unix.Openat(f.fd, recordName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, fileMode)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", recordName, err)
+	}
+	file := os.NewFile(uintptr(fd), recordName)
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Chmod(fileMode), file.Sync(), file.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", recordName, err)
+	}
+	if err := unix.Fsync(f.fd); err != nil {
+		return fmt.Errorf("sync record folder: %w", err)
+	}
+	return nil
 }
 
 // makeRoot opens the record root, which is there but for the first time.
