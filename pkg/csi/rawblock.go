@@ -81,10 +81,7 @@ func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string,
 	if err := n.limiter.addLimits(ctx, v.ID, &wanted); err != nil {
 		return err
 	}
-	device, err := n.loops.Find(ctx, v.ImagePath)
-	if errors.Is(err, loop.ErrNoDevice) {
-		return failf(ErrState, "volume %s is staged, but its loop device is gone; unstage it and stage it again: %w", v.ID, err)
-	}
+	device, err := n.stagedDevice(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -102,6 +99,21 @@ func (n *node) publishRaw(ctx context.Context, v pool.Volume, targetPath string,
 		undo.Push("remove the device node", func(context.Context) error { return removeDevice(targetPath) })
 	}
 	return n.records.store.Add(ctx, targetPath, wanted)
+}
+
+// stagedDevice finds the device of a staged volume, and makes it again if somebody on the host has taken it away: kubelet
+// stages nothing anew while a pod waits for it.
+func (n *node) stagedDevice(ctx context.Context, v pool.Volume) (loop.Device, error) {
+	device, err := n.loops.Find(ctx, v.ImagePath)
+	if !errors.Is(err, loop.ErrNoDevice) {
+		return device, err
+	}
+	staged, err := n.staged.Get(ctx, v.ID)
+	if err != nil {
+		return loop.Device{}, err
+	}
+	n.log.WarnContext(ctx, "the loop device of a staged volume was gone and is made again", "volume", v.ID)
+	return n.loops.Attach(ctx, v.ImagePath, staged.ReadOnly)
 }
 
 // newRawRecord names the image, not the loop device: the record has to find its volume also when the device has got

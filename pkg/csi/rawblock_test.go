@@ -330,6 +330,42 @@ func TestTheDeviceOfARawBlockVolumeSurvivesTheDriver(t *testing.T) {
 	}
 }
 
+// As losetup -D does to all that nobody has open.
+func TestADeviceThatWasTakenAwayIsMadeAgainForTheNextPod(t *testing.T) {
+	for name, mode := range map[string]csi.VolumeCapability_AccessMode_Mode{
+		"to write": csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, "to read": readerOnly,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newBlockHost(t)
+			v, target := h.create("pvc", asBlock), h.target("pod")
+			v.cap = capability(asBlock, withMode(mode))
+			must(t, v.stage())
+			must(t, loop.New(h.path("pool"), nil).Detach(t.Context(), v.image()))
+			if left := h.loopDevices(); len(left) > 0 {
+				t.Fatalf("still there: %v", left)
+			}
+			must(t, v.publish(target))
+			devices := h.loopDevices()
+			if len(devices) != 1 || deviceNumber(t, target) != deviceNumber(t, devices[0]) {
+				t.Errorf("the target is not the volume's device, of %v", devices)
+			}
+			file, err := os.OpenFile(target, os.O_RDWR, 0)
+			if err == nil {
+				_, err = file.WriteAt(make([]byte, 4096), 0)
+				err = errors.Join(err, file.Sync(), file.Close())
+			}
+			if readOnly := mode == readerOnly; readOnly != (err != nil) {
+				t.Errorf("written to: %v", err)
+			}
+			must(t, v.unpublish(target))
+			must(t, v.unstage())
+			if left := h.loopDevices(); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
 func TestAStagedDeviceThatIsInUseStays(t *testing.T) {
 	h := newBlockHost(t)
 	v := h.create("pvc", asBlock)
