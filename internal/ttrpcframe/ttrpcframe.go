@@ -48,17 +48,9 @@ func NewTurns(to io.Writer, broken func()) *Turns { return &Turns{to: to, broken
 
 // Whole writes a frame that is not the library's.
 func (t *Turns) Whole(frame []byte) error {
-	return t.By(func() error {
-		_, err := t.to.Write(frame)
-		return err
-	})
-}
-
-// By has write write such a frame in a way of its own.
-func (t *Turns) By(write func() error) error {
 	t.turn.Lock()
 	defer t.turn.Unlock()
-	err := write()
+	_, err := t.to.Write(frame)
 	if err != nil {
 		t.broken()
 	}

@@ -26,6 +26,11 @@ const leastRead = 4 << 10
 type output struct {
 	file *os.File
 	turn chan struct{} // held by the one that reads
+	// count is held while something is taken, and while what is owed is
+	// counted, so that nothing is in between. Whoever has it may wait for the
+	// pipe's lock, which a process has that writes from memory that is slow to
+	// come; so nothing that others wait for is held with it. It comes before mu.
+	count sync.Mutex
 
 	mu     sync.Mutex
 	exited bool
@@ -124,9 +129,18 @@ func (o *output) take(ctx context.Context, once func(fd int) (int, error)) (int,
 // taken blocks until there is something, or the stream's end, or the deadline
 // set at the process's exit. The caller has the turn.
 func (o *output) taken(ctx context.Context, raw syscall.RawConn, once func(fd int) (int, error)) (n int, err error) {
+	counted := func(fd int) (int, error) {
+		o.count.Lock()
+		defer o.count.Unlock()
+		n, err := once(fd)
+		if err != nil {
+			return n, err
+		}
+		return o.account(n), nil
+	}
 	var takeErr error
 	err = raw.Read(func(fd uintptr) bool {
-		n, takeErr = once(int(fd))
+		n, takeErr = counted(int(fd))
 		return !errors.Is(takeErr, unix.EAGAIN)
 	})
 	if err = errors.Join(err, takeErr); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -134,9 +148,12 @@ func (o *output) taken(ctx context.Context, raw syscall.RawConn, once func(fd in
 			return 0, ctx.Err()
 		}
 		// The time after the exit is over. What is there now may still be owed.
-		n, err = takeNow(raw, once)
+		n, err = takeNow(raw, counted)
 	}
-	return o.account(n, err)
+	if err != nil {
+		return 0, o.ending(err)
+	}
+	return n, nil
 }
 
 // takeNow takes what is there without waiting.
@@ -179,42 +196,49 @@ func ReadOnce(fd int, into []byte) (int, error) {
 	}
 }
 
-// account keeps count of what is owed after the exit, and turns the end of the
-// stream into no data.
-func (o *output) account(n int, err error) (int, error) {
+// ending turns the end of the stream into no data.
+func (o *output) ending(err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || o.closed {
+		o.eof = true
+		return nil
+	}
+	return fmt.Errorf("read output: %w", err)
+}
+
+// account keeps count of what is owed after the exit, and returns how much of
+// what was taken counts. The caller has count.
+func (o *output) account(n int) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
-		o.eof = true
-		return 0, nil
-	case err != nil:
-		return 0, fmt.Errorf("read output: %w", err)
-	}
-	if !o.exited {
-		return n, nil
-	}
-	if o.owed <= 0 && time.Now().After(o.expires) {
+	case !o.exited:
+		return n
+	case o.owed <= 0 && time.Now().After(o.expires):
 		// Only background processes can have written this, and they had
 		// their time.
 		o.eof = true
-		return 0, nil
+		return 0
 	}
 	o.owed -= n
-	return n, nil
+	return n
 }
 
 // processExited notes what is owed, and starts the time that others have.
 func (o *output) processExited() {
+	o.count.Lock()
+	defer o.count.Unlock()
+	owed := 0
+	if raw, err := o.file.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { owed, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
 		return
 	}
-	o.exited, o.expires = true, time.Now().Add(afterExit)
-	if raw, err := o.file.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { o.owed, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	}
+	o.exited, o.owed, o.expires = true, owed, time.Now().Add(afterExit)
 	_ = o.file.SetReadDeadline(o.expires)
 }
 

@@ -99,9 +99,6 @@ func (p *Process) PourStderr(ctx context.Context, to Taker) error {
 	return p.streams.stderr.pour(ctx, to)
 }
 
-// HasTerminal says whether the streams are a terminal's, and not pipes.
-func (p *Process) HasTerminal() bool { return p.streams.terminal != nil }
-
 // BeingRead says whether somebody reads output at this moment.
 func (p *Process) BeingRead() bool { return len(p.streams.stdout.turn)+len(p.streams.stderr.turn) > 0 }
 

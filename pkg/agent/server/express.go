@@ -51,16 +51,7 @@ func (s *Service) sendOutput(ctx context.Context, req *agentproto.OutputRequest,
 	if req.GetStderr() {
 		pour = p.PourStderr
 	}
-	pieces := to.Pages
-	if p.HasTerminal() {
-		pieces = to.Copies // what a terminal shows is not in pages
-	}
-	taker, err := pieces(process.DefaultPipeSize)
-	if err == nil {
-		defer taker.Close()
-		err = pour(ctx, taker)
-	}
-	if err != nil {
+	if err := pour(ctx, to.Taker(process.DefaultPipeSize)); err != nil {
 		return status.Convert(toStatus(err))
 	}
 	return nil

@@ -1,12 +1,12 @@
 // Package express serves katadirect.output.v1.Output: it sends a process's
-// output to the host without being asked for every piece, and without touching
-// a byte of it.
+// output to the host without being asked for every piece, and touches each byte
+// as seldom as can be.
 //
 // What a container writes is in a pipe, and has to get into frames on the
 // host's channel. The ttrpc library would have it copied four times for that.
 // Express stands between library and channel, keeps the service's streams
-// itself, writes the head of a frame, and has the kernel move the pipe's own
-// pages behind it. On the wire that is ttrpc like any other.
+// itself, reads the pipe once into a frame, and writes that once. On the wire
+// that is ttrpc like any other.
 //
 // It sends no more than the host has said there is room for, so a reader that
 // stands still holds up its own process and nothing else. Frames of all streams

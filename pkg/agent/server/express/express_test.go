@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
@@ -113,8 +113,24 @@ func random(n int) []byte {
 	return data
 }
 
-// sending sends data, written to a pipe piece by piece, by pages or by copy in
-// turns.
+// writeFromNowhere leaves a page in the pipe in which there is nothing.
+func writeFromNowhere(t *testing.T, pipe *os.File) {
+	const nowhere = 1
+	raw, err := pipe.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			if _, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, nowhere, 4096); errno != unix.EFAULT {
+				t.Errorf("a write from nowhere says %v", errno)
+			}
+		})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// sending sends data, written to a pipe piece by piece, by large and small
+// pieces in turns.
 func sending(t *testing.T, all []byte, pieces ...int) Handler {
 	return func(ctx context.Context, req *agentproto.OutputRequest, to *Sender) *status.Status {
 		pipe, in, err := os.Pipe()
@@ -127,23 +143,16 @@ func sending(t *testing.T, all []byte, pieces ...int) Handler {
 		if _, err := unix.FcntlInt(in.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
 			t.Error(err)
 		}
-		copies, err1 := to.Copies(100_000)
-		pages, err2 := to.Pages(1 << 20)
-		cramped, err3 := to.Pages(4 << 10) // no room for a piece that does not begin where a page does
-		if err := errors.Join(err1, err2, err3); err != nil {
-			t.Error(err)
-			return nil
-		}
-		defer pages.Close()
-		defer cramped.Close()
+		takers := []process.Taker{to.Taker(1 << 20), to.Taker(100_000), to.Taker(4 << 10)}
 		for i, data := 0, all; len(data) > 0; i++ {
 			piece := data[:min(len(data), pieces[i%len(pieces)])]
 			data = data[len(piece):]
+			writeFromNowhere(t, in)
 			if _, err := in.Write(piece); err != nil {
 				t.Error(err)
 			}
 			for left := len(piece); left > 0; {
-				by := []Taker{pages, copies, cramped}[i%3]
+				by := takers[i%3]
 				if err := by.Ready(ctx); err != nil {
 					return status.FromContextError(err)
 				}

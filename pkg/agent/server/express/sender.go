@@ -2,7 +2,7 @@ package express
 
 import (
 	"context"
-	"io"
+	"encoding/binary"
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -54,14 +54,13 @@ func (s *Sender) said(flags byte, message []byte) {
 
 // Ready waits until something may be sent.
 func (s *Sender) Ready(ctx context.Context) error {
-	for s.mayTake() == 0 {
+	for ctx.Err() == nil && s.mayTake() == 0 {
 		select {
 		case <-s.woken:
 		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 // mayTake is how much may be sent, in bytes.
@@ -86,33 +85,37 @@ func (s *Sender) beginning(bytes int) []byte {
 	return append(ttrpcframe.Head(len(field)+bytes, s.id, ttrpcframe.TypeData, 0), field...)
 }
 
-// Taker is a process.Taker that sends what it takes.
-type Taker interface {
-	process.Taker
-	io.Closer
-}
+// room is what a frame's beginning takes at most, in bytes.
+const room = ttrpcframe.HeadSize + 1 + binary.MaxVarintLen64
 
-// copies takes by copying.
-type copies struct {
+// taker reads each piece to where its frame's data is, so that one read and one
+// write are all that is done with a byte.
+//
+// The kernel could move a pipe's pages to the channel instead, and must not: a
+// container can put pages into its pipe that hold nothing (a write from where
+// there is no memory does), and the driver of the virtio port counts pages that
+// it then does not send, and writes past the end of its list.
+type taker struct {
 	*Sender
-	piece []byte
+	frame []byte // the beginning ends at room
 }
 
-// Copies sends pieces of at most so many bytes, of anything that can be read.
-func (s *Sender) Copies(pieceBytes int) (Taker, error) {
-	return &copies{s, make([]byte, pieceBytes)}, nil
+// Taker sends pieces of at most so many bytes.
+func (s *Sender) Taker(pieceBytes int) process.Taker {
+	return &taker{s, make([]byte, room+pieceBytes)}
 }
 
 // Take implements process.Taker.
-func (c *copies) Take(fd int) (int, error) {
-	return process.ReadOnce(fd, c.piece[:min(len(c.piece), c.mayTake())])
+func (t *taker) Take(fd int) (int, error) {
+	piece := t.frame[room:]
+	return process.ReadOnce(fd, piece[:min(len(piece), t.mayTake())])
 }
 
 // Taken implements process.Taker.
-func (c *copies) Taken(bytes int) error {
-	c.spend(bytes)
-	return c.conn.out.Whole(append(c.beginning(bytes), c.piece[:bytes]...))
+func (t *taker) Taken(bytes int) error {
+	t.spend(bytes)
+	beginning := t.beginning(bytes)
+	from := room - len(beginning)
+	copy(t.frame[from:], beginning)
+	return t.conn.out.Whole(t.frame[from : room+bytes])
 }
-
-// Close implements Taker.
-func (c *copies) Close() error { return nil }
