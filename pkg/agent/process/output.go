@@ -72,6 +72,38 @@ type Taker interface {
 
 // pour has to take everything from the next byte to the end.
 func (o *output) pour(ctx context.Context, to Taker) error {
+	return o.reading(ctx, func(raw syscall.RawConn) error {
+		for !o.ended() {
+			if err := to.Ready(ctx); err != nil {
+				return err
+			}
+			n, err := o.taken(ctx, raw, to.Take)
+			if n == 0 || err != nil {
+				return err
+			}
+			if err := to.Taken(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// take waits until once, which takes what is there, has something or is at the
+// end, and returns how much of it counts: all or none.
+func (o *output) take(ctx context.Context, once func(fd int) (int, error)) (n int, err error) {
+	err = o.reading(ctx, func(raw syscall.RawConn) (err error) {
+		if o.ended() {
+			return nil
+		}
+		n, err = o.taken(ctx, raw, once)
+		return err
+	})
+	return n, err
+}
+
+// reading has do read, when it is its turn, until ctx ends.
+func (o *output) reading(ctx context.Context, do func(raw syscall.RawConn) error) error {
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
@@ -87,43 +119,7 @@ func (o *output) pour(ctx context.Context, to Taker) error {
 		release()
 		o.restoreDeadline()
 	}()
-	for !o.ended() {
-		if err := to.Ready(ctx); err != nil {
-			return err
-		}
-		n, err := o.taken(ctx, raw, to.Take)
-		if n == 0 || err != nil {
-			return err
-		}
-		if err := to.Taken(n); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// take waits until once, which takes what is there, has something or is at the
-// end, and returns how much of it counts: all or none.
-func (o *output) take(ctx context.Context, once func(fd int) (int, error)) (int, error) {
-	select {
-	case o.turn <- struct{}{}:
-		defer func() { <-o.turn }()
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	if o.ended() {
-		return 0, nil
-	}
-	raw, err := o.file.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	release := interruptible(ctx, o.file.SetReadDeadline)
-	defer func() {
-		release()
-		o.restoreDeadline()
-	}()
-	return o.taken(ctx, raw, once)
+	return do(raw)
 }
 
 // taken blocks until there is something, or the stream's end, or the deadline
