@@ -34,7 +34,7 @@ const (
 )
 
 func main() {
-	tuneMemory()
+	tune()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path"
@@ -39,7 +40,7 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 	log.write(ctx, slog.LevelDebug, "call", slog.Any("body", loggable{request}))
 	start := time.Now()
 	response, err := recovered(ctx, log, request, handle)
-	err = toStatus(err)
+	err = toStatus(ofEnded(ctx, err))
 	end(status.Code(err))
 	i.note(request, method, err)
 	log.done(ctx, method, err, time.Since(start))
@@ -47,6 +48,15 @@ func (i *interceptor) unary(ctx context.Context, request any, info *grpc.UnarySe
 		return nil, err
 	}
 	return response, nil
+}
+
+// ofEnded gives an error that a call's end has caused the code of that, whatever the call was waiting for: a guest that
+// was not given the time to answer is not one that has failed.
+func ofEnded(ctx context.Context, err error) error {
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		return status.Error(status.FromContextError(ended).Code(), err.Error())
+	}
+	return err
 }
 
 // recovered turns a panic into an error: one bad request must not end the calls of all other pods.

@@ -83,6 +83,30 @@ func TestSecretsAreStrippedFromEveryRequest(t *testing.T) {
 	_ = loggable{(*csi.CreateVolumeRequest)(nil)}.LogValue()
 }
 
+func TestACallThatHasEndedSaysSoWhateverItWaitedFor(t *testing.T) {
+	i := &interceptor{log: slog.New(slog.DiscardHandler), note: func(any, string, error) {}}
+	late, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for name, test := range map[string]struct {
+		ctx  context.Context
+		err  error
+		code codes.Code
+	}{
+		"late":                      {late, failf(ErrGuest, "slow: %w", context.DeadlineExceeded), codes.DeadlineExceeded},
+		"given up":                  {gone, failf(ErrGuest, "slow: %w", context.Canceled), codes.Canceled},
+		"late, with another reason": {late, failf(ErrInUse, "taken"), codes.FailedPrecondition},
+		"in time, a guest too slow": {t.Context(), failf(ErrGuest, "slow: %w", context.DeadlineExceeded), codes.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := i.unary(test.ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/NodeExpandVolume"},
+				func(context.Context, any) (any, error) { return nil, test.err })
+			refused(t, err, test.code, test.err.Error())
+		})
+	}
+}
+
 func TestAPanicEndsOneCallOnly(t *testing.T) {
 	var log bytes.Buffer
 	i := &interceptor{log: slog.New(slog.NewTextHandler(&log, nil)), note: func(any, string, error) {}}

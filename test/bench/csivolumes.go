@@ -183,5 +183,6 @@ func driverCommand(ctx context.Context, e *env, socket string) *exec.Cmd {
 	return exec.CommandContext(ctx, filepath.Join(e.binDir, "csi-node"),
 		"--endpoint", "unix://"+socket, "--node-id", "bench", "--pool", filepath.Join(e.dir, "pool"),
 		"--record-root", filepath.Join(e.dir, "records"), "--state-dir", filepath.Join(e.dir, "staged"),
-		"--sandbox-dir", filepath.Join(e.dir, "sandboxes"))
+		"--sandbox-dir", filepath.Join(e.dir, "sandboxes"),
+		"--overcommit", "100") // the volumes stay empty, and are more than a small disk could promise
 }
