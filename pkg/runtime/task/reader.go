@@ -12,6 +12,7 @@ const returnGrace = 30 * time.Second
 // stallLimit is waited for; but while containerd is away nobody can, and nobody asks for the exit either.
 func (s *Service) awaitReader(p *process) {
 	left, since, patience := p.stdio.unread(), time.Now(), s.stallLimit
+	away := false
 	for look := lookMin; left > 0; look = min(2*look, lookMax) {
 		time.Sleep(look)
 		before := left
@@ -22,7 +23,9 @@ func (s *Service) awaitReader(p *process) {
 		case isClosed(s.leaving):
 			patience = s.stallLimit
 		case !s.connected():
-			since, patience = time.Now(), s.returnGrace
+			since, patience, away = time.Now(), s.returnGrace, true
+		case away: // it came back since the last look, which may be long ago
+			since, away = time.Now(), false
 		}
 		if time.Since(since) > patience {
 			p.log.Warn("the exit is reported although output waits in the fifo: nobody reads it", "bytes", left)

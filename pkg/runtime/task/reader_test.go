@@ -47,17 +47,17 @@ func TestAnExitIsReportedWhenTheOutputHasBeenRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, hooks{})
-			r.service.stallLimit = 300 * time.Millisecond
+			r.service.stallLimit = 1500 * time.Millisecond // reading takes twice as long
 			r.away.Store(away)
 			want := noise(200_000)
 			reader := speak(t, r, want)
 			r.awaitReaped("c1")
 			got := make([]byte, len(want))
 			if away {
-				time.Sleep(3 * r.service.stallLimit) // absence of any length
+				time.Sleep(2 * r.service.stallLimit) // absence of any length
 			}
 			for i := 0; i < len(got); i += len(got) / 10 {
-				time.Sleep(r.service.stallLimit / 3)
+				time.Sleep(r.service.stallLimit / 5)
 				r.away.Store(false)
 				wantEqual(t, "state while output is unread", r.status("c1", ""), tasktypes.Status_RUNNING)
 				if _, err := io.ReadFull(reader, got[i:i+len(got)/10]); err != nil {
