@@ -333,10 +333,12 @@ func TestASnapshotOfAVolumeOnTheHostIsOneForTheHost(t *testing.T) {
 			source := h.target("source")
 			must(t, v.publishFor("plain", source))
 			must(t, os.WriteFile(filepath.Join(source, "file"), []byte("text"), 0o600))
-			taken, err := h.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "snapshot", SourceVolumeId: v.id})
+			request := &csi.CreateSnapshotRequest{Name: "snapshot", SourceVolumeId: v.id,
+				Parameters: map[string]string{parameterFreezeLimit: "1m"}} // for as long as the disk takes
+			taken, err := h.CreateSnapshot(t.Context(), request)
 			must(t, err)
 			for deadline := time.Now().Add(time.Minute); !taken.GetSnapshot().GetReadyToUse() && time.Now().Before(deadline); {
-				taken, err = h.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "snapshot", SourceVolumeId: v.id})
+				taken, err = h.CreateSnapshot(t.Context(), request)
 				must(t, err)
 			}
 			r := createRequest("copy", gib/2, withFS(fsType))

@@ -93,7 +93,7 @@ func TestStatsOfAGuestThatDoesNotAnswer(t *testing.T) {
 	start = time.Now()
 	_, err = v.stats(target)
 	refused(t, err, codes.Unavailable, v.id)
-	if took := time.Since(start); took > guestview.Patience/2 {
+	if took := time.Since(start); took >= guestview.Patience {
 		t.Errorf("the second answer took %v, for a guest that is known not to answer", took)
 	}
 	s.die() // and comes back as another machine

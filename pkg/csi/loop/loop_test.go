@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,11 +60,19 @@ func (p *place) attach(image string) Device {
 	return device
 }
 
-// gone checks that the device has no file any more.
+// gone checks that the device has no file of ours any more. Somebody else may have the number by now, and whoever is just
+// looking through all devices keeps one that nobody uses until he has looked.
 func (p *place) gone(device Device) {
 	p.t.Helper()
-	if _, err := os.Stat(filepath.Join("/sys/block", filepath.Base(device.Path), "loop")); !errors.Is(err, os.ErrNotExist) {
-		p.t.Errorf("%s is still there: %v", device.Path, err)
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		file, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(device.Path), "loop/backing_file"))
+		if err != nil || !strings.HasPrefix(string(file), p.dir+"/") {
+			return
+		}
+		if time.Since(begun) > 10*time.Second {
+			p.t.Errorf("%s is still there, with %s", device.Path, file)
+			return
+		}
 	}
 }
 
@@ -216,12 +226,23 @@ func TestAReadOnlyDeviceIsNotLeftReadOnlyToWhoGetsItsNumberNext(t *testing.T) {
 	device := p.attach(image)
 	must(t, p.SetReadOnly(t.Context(), image, true))
 	must(t, p.Detach(t.Context(), image))
-	node, err := os.Open(device.Path)
+	number, err := strconv.Atoi(strings.TrimPrefix(device.Path, "/dev/loop"))
 	must(t, err)
-	defer node.Close()
-	if readOnly, err := unix.IoctlGetInt(int(node.Fd()), unix.BLKROGET); err != nil || readOnly != 0 {
-		t.Errorf("%s is left read-only=%d, %v", device.Path, readOnly, err)
+	for range 100 {
+		if b, err := openBound(number); err == nil { // somebody else's by now, who may want it so
+			b.close()
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		node, err := os.Open(device.Path)
+		must(t, err)
+		defer node.Close()
+		if readOnly, err := unix.IoctlGetInt(int(node.Fd()), unix.BLKROGET); err != nil || readOnly != 0 {
+			t.Errorf("%s is left read-only=%d, %v", device.Path, readOnly, err)
+		}
+		return
 	}
+	t.Errorf("%s was somebody else's all the time", device.Path)
 }
 
 func TestADeviceInUseIsNotDetached(t *testing.T) {

@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// probeTimeout bounds one Probe. kubelet's own checks give up after a second by default, but a busy disk is no reason
-// to end a driver.
-const probeTimeout = 3 * time.Second
+// probeTimeout bounds one Probe. kubelet's own checks give up after a second by default, after five as deploy/ has it; a busy
+// disk, for which a Probe waits two, is no reason to end a driver.
+const probeTimeout = 4 * time.Second
 
 var (
 	// errNoAnswer says that the driver is stuck or gone, which a restart can mend.
