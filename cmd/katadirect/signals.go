@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,6 +40,9 @@ func withSignals(parent context.Context, stderr io.Writer) (context.Context, fun
 		}
 	}()
 	return ctx, func() {
+		if errors.As(context.Cause(ctx), new(interrupted)) {
+			return // its twin may still come, and would kill the process before it exits with its own status
+		}
 		signal.Stop(signals)
 		close(signals)
 		<-done
