@@ -27,9 +27,15 @@ type Systemd struct {
 func (s Systemd) String() string { return "systemd: " + strings.Join(s.Units, " or ") }
 
 // Restart restarts the unit and waits for systemd's word that it is done.
-func (s Systemd) Restart(ctx context.Context) error {
+func (s Systemd) Restart(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	defer func() {
+		// The connection ends with ctx, and whoever calls over it then may hear of no more than that.
+		if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+	}()
 	conn, err := s.dial(ctx)
 	if err != nil {
 		return err
