@@ -117,10 +117,15 @@ func (l *Lab) makeDir() error {
 	if l.Dir, err = os.MkdirTemp(parent, dirPattern); err != nil {
 		return err
 	}
-	if l.lock, err = os.Create(filepath.Join(l.Dir, "lock")); err != nil {
+	// Sweep finds the lock by its name: it has it only once it is locked, or another program's Sweep could be first.
+	path := filepath.Join(l.Dir, "lock")
+	if l.lock, err = os.Create(path + ".new"); err != nil {
 		return err
 	}
-	return unix.Flock(int(l.lock.Fd()), unix.LOCK_EX)
+	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // Sweep removes the folders of runs that were killed. Their processes and mounts went with their namespaces.

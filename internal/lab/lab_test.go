@@ -67,7 +67,12 @@ func TestAPodRunsUnderRuncAndLeavesNothing(t *testing.T) {
 				t.Errorf("a failing command gave %v", err)
 			}
 			for stream, want := range map[string]string{"stdout": "started\n", "stderr": "oops\n"} {
-				if got, err := c.Logs(stream); err != nil || got != want {
+				got, err := c.Logs(stream)
+				// containerd copies what is printed when it comes to it.
+				for end := time.Now().Add(20 * time.Second); err == nil && got != want && time.Now().Before(end); got, err = c.Logs(stream) {
+					time.Sleep(20 * time.Millisecond)
+				}
+				if err != nil || got != want {
 					t.Errorf("%s has %q, want %q, %v", stream, got, want, err)
 				}
 			}

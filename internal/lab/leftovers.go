@@ -13,7 +13,7 @@ import (
 
 // settleTime is how long the kernel and asynchronous ends (a killed process, a lazy unmount) may take before
 // something still there counts as left over.
-const settleTime = 3 * time.Second
+const settleTime = 20 * time.Second
 
 // leftoverError is for callers that can only return an error.
 func leftoverError(left []string) error {
@@ -32,7 +32,7 @@ func (l *Lab) leftoversInside() ([]string, error) {
 		if err != nil || len(left) == 0 || time.Now().After(deadline) {
 			return left, err
 		}
-		time.Sleep(settleTime / 30)
+		time.Sleep(settleTime / 200)
 	}
 }
 

@@ -37,8 +37,8 @@ type Process struct {
 	err     error // of Wait; valid when done is closed
 }
 
-// stopTimeout is how long a program may take to end after SIGTERM.
-const stopTimeout = 10 * time.Second
+// stopTimeout is how long a program may take to end after SIGTERM. containerd takes long on a host that is busy.
+const stopTimeout = time.Minute
 
 // Start starts a program inside the lab. Its output goes to a file under Dir.
 func (l *Lab) Start(c Command) (*Process, error) {
