@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -110,7 +111,8 @@ func TestAPodThatCannotBeMadeIsAnErrorForContainerdAndLeavesNothing(t *testing.T
 	if err == nil || !strings.Contains(err.Error(), missing) {
 		t.Errorf("create: %v, want an error that names the configuration file", err)
 	}
-	if _, err := client.Shutdown(t.Context(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil {
+	// The shim gives its last answer a second to leave, which a busy machine may need for something else.
+	if _, err := client.Shutdown(t.Context(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil && !errors.Is(err, ttrpc.ErrClosed) {
 		t.Fatal(err)
 	}
 	for {

@@ -66,6 +66,8 @@ type Options struct {
 	KernelRelease string
 	// Accel finds out which accelerator machines can use. nil boots a machine once per boot of the host.
 	Accel func(context.Context, config.Config) (accel.Result, error)
+	// patience is how long a program may take to say its version; 0 is toolTimeout.
+	patience time.Duration
 }
 
 // toolTimeout bounds each program that is asked for its version.

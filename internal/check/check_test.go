@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/katadirect/katadirect/internal/accel"
 	"github.com/katadirect/katadirect/internal/guestimage"
@@ -40,6 +41,7 @@ func newTestHost(t *testing.T) *testHost {
 		Accel: func(context.Context, config.Config) (accel.Result, error) {
 			return accel.Result{Accel: accel.KVM, Reason: "a trial guest answered"}, nil
 		},
+		patience: time.Minute, // the stand-ins answer, however busy the machine is
 	}
 	h.script("bin/qemu", "echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)'")
 	h.script("bin/virtiofsd", "echo 'virtiofsd version 7.2.22'")

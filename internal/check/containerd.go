@@ -128,9 +128,7 @@ func checkVersion(o Options, version int) *Finding {
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), toolTimeout)
-	defer cancel()
-	answer, err := versionOf(ctx, program)
+	answer, err := o.versionOf(context.Background(), program)
 	found := containerdVersion.FindStringSubmatch(answer)
 	if err != nil || found == nil {
 		problem := warning(name, "see the message", "the version of %s is not known: %q, %v", program, answer, err)

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,13 +24,13 @@ import (
 var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
 
 // checkQEMU asks the hypervisor for its version.
-func checkQEMU(ctx context.Context, _ Options, c config.Config) []Finding {
+func checkQEMU(ctx context.Context, o Options, c config.Config) []Finding {
 	const name, advice = "qemu", "apt-get install qemu-system-x86, or set path in [hypervisor.qemu] of configuration.toml"
 	program, err := exec.LookPath(c.Hypervisor.Path)
 	if err != nil {
 		return []Finding{failure(name, advice, "%v", err)}
 	}
-	answer, err := versionOf(ctx, program)
+	answer, err := o.versionOf(ctx, program)
 	if err != nil {
 		return []Finding{failure(name, advice, "%v", err)}
 	}
@@ -44,7 +45,7 @@ func checkQEMU(ctx context.Context, _ Options, c config.Config) []Finding {
 }
 
 // checkShare asks the file share's program for its version.
-func checkShare(ctx context.Context, _ Options, c config.Config) []Finding {
+func checkShare(ctx context.Context, o Options, c config.Config) []Finding {
 	const name = "virtiofsd"
 	const advice = "apt-get install qemu-system-common (Debian 12) or virtiofsd (later), or set virtio_fs_daemon in [hypervisor.qemu] of configuration.toml"
 	if c.Hypervisor.SharedFS == config.SharedNone {
@@ -54,7 +55,7 @@ func checkShare(ctx context.Context, _ Options, c config.Config) []Finding {
 	if err != nil {
 		return []Finding{failure(name, advice, "%v", err)}
 	}
-	if _, err := versionOf(ctx, program); err != nil {
+	if _, err := o.versionOf(ctx, program); err != nil {
 		return []Finding{failure(name, advice, "%v", err)}
 	}
 	return []Finding{ok(name, "%s", program)}
@@ -126,11 +127,12 @@ func checkVsock(_ context.Context, o Options, _ config.Config) []Finding {
 	return []Finding{ok(name, "vsock")}
 }
 
-func versionOf(ctx context.Context, program string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
+func (o Options) versionOf(ctx context.Context, program string) (string, error) {
+	patience := cmp.Or(o.patience, toolTimeout)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "--version")
-	cmd.WaitDelay = toolTimeout
+	cmd.WaitDelay = patience
 	answer, err := cmd.CombinedOutput()
 	first, _, _ := bytes.Cut(answer, []byte("\n"))
 	if err != nil {

@@ -209,7 +209,7 @@ func TestInterruptedBuildIsNoImage(t *testing.T) {
 
 func TestImageBootsLoadsItsModulesAndRunsItsTools(t *testing.T) {
 	img := buildImage(t, Options{AgentPath: buildInit(t), Btrfs: true, Debug: true})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	start := time.Now()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",

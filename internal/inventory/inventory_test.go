@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func newTestNode(t *testing.T) testNode {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	sandboxes := directvolume.Sandboxes{GoDir: filepath.Join(dir, "sbs"), RustDir: filepath.Join(dir, "rs"), ProcDir: dir}
 	store := directvolume.NewStore(filepath.Join(dir, "records"), directvolume.WithSandboxes(sandboxes))
-	return testNode{Node{Store: store, Sandboxes: sandboxes, Timeout: 50 * time.Millisecond}, t, dir}
+	return testNode{Node{Store: store, Sandboxes: sandboxes, Timeout: time.Minute}, t, dir}
 }
 
 func (n testNode) must(err error) {
@@ -82,7 +83,7 @@ func TestStateOfAVolume(t *testing.T) {
 	tests := map[string]struct {
 		arrange func(n testNode, device string)
 		want    State
-		problem string
+		problem string // a regular expression
 	}{
 		"idle": {func(testNode, string) {}, StateIdle, ""},
 		"normal": {func(n testNode, _ string) {
@@ -97,7 +98,7 @@ func TestStateOfAVolume(t *testing.T) {
 		"silent: no answer": {func(n testNode, _ string) {
 			n.claimed("/v", "s1")
 			n.serve("s1", func(http.ResponseWriter, *http.Request) { <-end })
-		}, StateSilent, "deadline"},
+		}, StateSilent, "deadline|timeout"},
 		"silent: an error": {func(n testNode, _ string) {
 			n.claimed("/v", "s1")
 			n.serve("s1", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "agent is gone", 500) })
@@ -127,6 +128,9 @@ func TestStateOfAVolume(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := newTestNode(t)
 			test.arrange(n, n.added("/v"))
+			if name == "silent: no answer" {
+				n.Timeout = 300 * time.Millisecond // the others are to answer, however long a busy machine takes
+			}
 			listed, err := n.Volumes(t.Context())
 			if err != nil || len(listed) != 1 {
 				t.Fatalf("%+v, %v", listed, err)
@@ -135,8 +139,9 @@ func TestStateOfAVolume(t *testing.T) {
 			if err != nil || len(found) != 1 {
 				t.Fatalf("%+v, %v", found, err)
 			}
+			problem := regexp.MustCompile(test.problem)
 			for _, v := range []Volume{listed[0], found[0]} {
-				if v.State != test.want || !strings.Contains(v.Problem, test.problem) || (test.problem == "") != (v.Problem == "") || v.VolumePath != "/v" {
+				if v.State != test.want || !problem.MatchString(v.Problem) || (test.problem == "") != (v.Problem == "") || v.VolumePath != "/v" {
 					t.Errorf("%+v", v)
 				}
 			}
@@ -180,13 +185,13 @@ func TestStuckGuestsAreAskedAtOnce(t *testing.T) {
 		_, err := n.Store.Claim(t.Context(), path, "s1")
 		n.must(err)
 	}
-	n.Timeout = 300 * time.Millisecond
+	n.Timeout = time.Second
 	start := time.Now()
 	volumes, err := n.Volumes(t.Context())
 	if err != nil || len(volumes) != 8 || volumes[7].State != StateSilent {
 		t.Fatalf("%+v, %v", volumes, err)
 	}
-	if took := time.Since(start); took > 6*n.Timeout {
+	if took := time.Since(start); took > 4*n.Timeout { // one after the other they would take eight
 		t.Errorf("took %v", took)
 	}
 }

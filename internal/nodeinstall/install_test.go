@@ -20,8 +20,8 @@ const (
 
 func dryRun(o *nodeinstall.Options) { o.DryRun = true }
 
-// impatient waits no longer than it takes to see that the runtime is down.
-func impatient(o *nodeinstall.Options)  { o.WaitTimeout = 3 * time.Second }
+// impatient waits no longer than it takes to see that the runtime is down, or up again on a busy machine.
+func impatient(o *nodeinstall.Options)  { o.WaitTimeout = 10 * time.Second }
 func leaveInUse(o *nodeinstall.Options) { o.LeaveInUse = true }
 func version(v string) func(*nodeinstall.Options) {
 	return func(o *nodeinstall.Options) { o.Version = v }

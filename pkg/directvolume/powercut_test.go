@@ -32,6 +32,8 @@ func (d *disk) mount(image string) string {
 	point, options := d.t.TempDir(), "loop"
 	if d.fsType == "xfs" {
 		options += ",nouuid" // the copy is mounted beside the original
+	} else {
+		options += ",commit=300" // seconds; only the test commits, however long it takes
 	}
 	command(d.t, "mount", "-o", options, image, point)
 	d.t.Cleanup(func() { command(d.t, "umount", point) })

@@ -131,7 +131,7 @@ func bus(t *testing.T, s *standIn) string {
 		_ = daemon.Wait()
 	})
 	var err error
-	for range 200 {
+	for range 3000 { // a minute
 		if s.conn, err = dbus.Connect("unix:path=" + socket); err == nil {
 			break
 		}

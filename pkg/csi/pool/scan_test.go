@@ -235,21 +235,30 @@ func TestThePoolIsOpenOnceAndOursAlone(t *testing.T) {
 }
 
 func TestARestartWithAThousandVolumesIsQuick(t *testing.T) {
-	dir := t.TempDir()
-	for i := range 1000 {
-		name := fmt.Sprint("v", i)
-		folder := filepath.Join(dir, makeID(testNode, name))
-		write(t, filepath.Join(folder, metaName), goodMeta(t, name))
-		write(t, filepath.Join(folder, imageName), "")
+	const few, many = 100, 1000
+	dirs := map[int]string{few: t.TempDir(), many: t.TempDir()}
+	for n, dir := range dirs {
+		for i := range n {
+			name := fmt.Sprint("v", i)
+			folder := filepath.Join(dir, makeID(testNode, name))
+			write(t, filepath.Join(folder, metaName), goodMeta(t, name))
+			write(t, filepath.Join(folder, imageName), "")
+		}
 	}
-	start := time.Now()
-	p := open(t, dir)
-	took := time.Since(start)
-	if got := len(p.List(t.Context())); got != 1000 {
-		t.Errorf("%d volumes, want 1000", got)
+	took := map[int]time.Duration{few: time.Hour, many: time.Hour} // at best: the disk may be busy with something else
+	for try := 0; try < 10 && (try < 2 || took[many] > 30*took[few]); try++ {
+		for n, dir := range dirs {
+			start := time.Now()
+			p := open(t, dir)
+			took[n] = min(took[n], time.Since(start))
+			if got := len(p.List(t.Context())); got != n {
+				t.Errorf("%d volumes, want %d", got, n)
+			}
+			closePool(t, p)
+		}
 	}
 	t.Logf("opened in %v", took)
-	if took > 5*time.Second { // far above what it takes, far below what a quadratic scan would
+	if took[many] > 30*took[few] { // far above the ten times that it takes, far below what a quadratic scan would
 		t.Errorf("opening took %v", took)
 	}
 }

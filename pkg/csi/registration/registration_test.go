@@ -64,6 +64,17 @@ func (k *keeping) waitFor(t *testing.T, before os.FileInfo) os.FileInfo {
 	return nil
 }
 
+// aged returns the socket's identity once its time is long past: times step by milliseconds, and a new socket may follow
+// within the same one.
+func (k *keeping) aged(t *testing.T) os.FileInfo {
+	t.Helper()
+	hourAgo := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(k.socket, hourAgo, hourAgo); err != nil {
+		t.Fatal(err)
+	}
+	return k.waitFor(t, nil)
+}
+
 // kubelet is a client as kubelet is one.
 func (k *keeping) kubelet(t *testing.T) registration.RegistrationClient {
 	t.Helper()
@@ -88,15 +99,16 @@ func TestKubeletHearsWhoIsThere(t *testing.T) {
 
 func TestARefusedDriverRegistersAgain(t *testing.T) {
 	k := keep(t)
-	before := k.waitFor(t, nil)
 	for range 3 { // each time kubelet sees a new socket, which is the only thing that it asks again for
+		before := k.aged(t)
 		_, err := k.kubelet(t).NotifyRegistrationStatus(t.Context(),
 			&registration.RegistrationStatus{Error: "the API server is away"}, grpc.WaitForReady(true))
 		if err != nil {
 			t.Errorf("kubelet's call was cut off: %v", err)
 		}
-		before = k.waitFor(t, before)
+		k.waitFor(t, before)
 	}
+	before := k.aged(t)
 	_, err := k.kubelet(t).NotifyRegistrationStatus(t.Context(), &registration.RegistrationStatus{PluginRegistered: true}, grpc.WaitForReady(true))
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +121,11 @@ func TestARefusedDriverRegistersAgain(t *testing.T) {
 
 func TestARemovedSocketIsMadeAgain(t *testing.T) {
 	k := keep(t)
-	before := k.waitFor(t, nil)
+	// One who answers has done with making the socket, which must not go meanwhile.
+	if _, err := k.kubelet(t).GetInfo(t.Context(), &registration.InfoRequest{}, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	before := k.aged(t)
 	if err := os.Remove(k.socket); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	otlp "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -58,18 +59,18 @@ func attributes(all []*common.KeyValue) map[string]string {
 	return m
 }
 
-// serve serves what register adds on a free port of this machine.
-func serve(t *testing.T, register func(*grpc.Server), options ...grpc.ServerOption) (address string) {
+// serve serves what register adds on a free port of this machine, until the test ends if not before.
+func serve(t *testing.T, register func(*grpc.Server), options ...grpc.ServerOption) (address string, server *grpc.Server) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(options...)
+	server = grpc.NewServer(options...)
 	register(server)
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)
-	return listener.Addr().String()
+	return listener.Addr().String(), server
 }
 
 // named is an identity service that does a step, logs, and fails.
@@ -92,7 +93,8 @@ func (named) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, erro
 
 func TestACallIsTracedUnderItsCallersTrace(t *testing.T) {
 	got := &collected{}
-	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+serve(t, func(s *grpc.Server) { otlp.RegisterTraceServiceServer(s, got) }))
+	collector, _ := serve(t, func(s *grpc.Server) { otlp.RegisterTraceServiceServer(s, got) })
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+collector)
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.cluster.name=here")
 	tracing, err := StartTracing(t.Context(), "csi-node", "v1", "node-1", quiet)
 	if err != nil {
@@ -100,8 +102,8 @@ func TestACallIsTracedUnderItsCallersTrace(t *testing.T) {
 	}
 	var log bytes.Buffer
 	service := named{log: slog.New(LogHandler{slog.NewTextHandler(&log, nil)})}
-	conn, err := grpc.NewClient(serve(t, func(s *grpc.Server) { csi.RegisterIdentityServer(s, service) }, tracing.ServerOptions()...),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	address, server := serve(t, func(s *grpc.Server) { csi.RegisterIdentityServer(s, service) }, tracing.ServerOptions()...)
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +117,7 @@ func TestACallIsTracedUnderItsCallersTrace(t *testing.T) {
 	if _, err := client.Probe(ctx, &csi.ProbeRequest{}); err != nil {
 		t.Fatal(err)
 	}
+	server.GracefulStop() // a call's span ends after its answer has left
 	if err := tracing.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +177,12 @@ func TestWithoutACollectorNothingIsStarted(t *testing.T) {
 			if tracing != nil || err != nil || len(tracing.ServerOptions()) > 0 || tracing.Close() != nil {
 				t.Errorf("tracing is %v, %v", tracing, err)
 			}
-			if after := runtime.NumGoroutine(); after > before {
+			after := runtime.NumGoroutine()
+			// What an earlier test has left to end may have started one more on its way out.
+			for end := time.Now().Add(10 * time.Second); after > before && time.Now().Before(end); after = runtime.NumGoroutine() {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if after > before {
 				t.Errorf("%d goroutines became %d", before, after)
 			}
 			ctx, end := GuestSpan(t.Context(), "step", "sandbox1")
@@ -193,8 +201,8 @@ func TestACollectorThatIsAwayIsSaidInTheLogAndNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := grpc.NewClient(serve(t, func(s *grpc.Server) { csi.RegisterIdentityServer(s, named{log: quiet}) }, tracing.ServerOptions()...),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	address, _ := serve(t, func(s *grpc.Server) { csi.RegisterIdentityServer(s, named{log: quiet}) }, tracing.ServerOptions()...)
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

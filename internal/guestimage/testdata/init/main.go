@@ -74,7 +74,7 @@ func hello() error {
 }
 
 func openConsole() (*os.File, error) {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		f, err := os.OpenFile("/dev/hvc0", os.O_WRONLY, 0)
 		if err == nil || time.Now().After(deadline) {
 			return f, err
