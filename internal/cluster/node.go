@@ -188,13 +188,28 @@ func (c *Cluster) waitReady(ctx context.Context, n *node) error {
 // removeTimeout bounds the removal of all pods. What then is left ends with the lab.
 const removeTimeout = 45 * time.Second
 
-// removePods takes every pod's machine and containers away while containerd can still do it.
+// removePods takes every pod's machine and containers away while containerd can still do it. It goes on while containerd
+// refuses because it is still on kubelet's last call.
 func (n *node) removePods(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
 	if err := n.lab.StopProcess(ctx, "kubelet"); err != nil {
 		return err
 	}
+	for {
+		err := n.tryRemovePods(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (n *node) tryRemovePods(ctx context.Context) error {
 	pods, err := n.lab.Pods(ctx)
 	if err != nil {
 		return err

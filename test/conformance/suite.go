@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -57,7 +58,7 @@ func (s suite) environment() []string { return append(os.Environ(), "TMPDIR="+s.
 
 // run runs the specs with these names, all of the selection if there are none, several at a time.
 func (s suite) run(ctx context.Context, procs int, names ...string) ([]result, error) {
-	log, err := os.Create(filepath.Join(s.dir, "suite.log"))
+	log, err := os.Create(s.log())
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +67,10 @@ func (s suite) run(ctx context.Context, procs int, names ...string) ([]result, e
 		"run", "--no-color", "--procs=" + strconv.Itoa(procs), "--focus=" + focus(names), "--timeout=24h",
 		filepath.Join(s.programs, "e2e.test"), "--",
 	}, s.flags()...)
+	if len(names) > 0 {
+		// A spec of the core may have a second try: some give a pod seconds that an emulated machine on a busy host needs itself.
+		args = slices.Insert(args, 1, "--flake-attempts=2")
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(s.programs, "ginkgo"), args...)
 	cmd.Dir, cmd.Env = s.dir, s.environment()
 	cmd.Stdout, cmd.Stderr = log, log
@@ -79,6 +84,20 @@ func (s suite) run(ctx context.Context, procs int, names ...string) ([]result, e
 	}
 	return results, ctx.Err()
 }
+
+// log is what ginkgo says.
+func (s suite) log() string { return filepath.Join(s.dir, "suite.log") }
+
+// retried are the names of specs that passed at the second try.
+func (s suite) retried() (names []string) {
+	said, _ := os.ReadFile(s.log())
+	for _, m := range flaked.FindAllSubmatch(said, -1) {
+		names = append(names, string(m[1]))
+	}
+	return names
+}
+
+var flaked = regexp.MustCompile(`\[FLAKEY TEST - TOOK \d+ ATTEMPTS TO PASS\].*\n(.*)`)
 
 // focus is the expression that selects the specs with these names.
 func focus(names []string) string {
