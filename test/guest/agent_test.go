@@ -156,7 +156,7 @@ func TestNameResolutionAndNetworkWithoutACard(t *testing.T) {
 }
 
 func TestCommandLineReachesTheAgent(t *testing.T) {
-	m := newMachine(t, qemu.Config{KernelParams: []string{"agent.hotplug_timeout=1"}})
+	m := newMachine(t, qemu.Config{KernelParams: []string{"agent.hotplug_timeout=20"}})
 	if err := m.createSandbox(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestCommandLineReachesTheAgent(t *testing.T) {
 		Driver: "blk", Source: "02/1d", Fstype: "ext4", MountPoint: "/run/kata-containers/sandbox/storage/none",
 	})
 	wantCode(t, err, codes.DeadlineExceeded)
-	if took := time.Since(began); took > 9*time.Second { // the agent's own is 10
-		t.Errorf("it took %v, allowed was 1 s", took)
+	if took := time.Since(began); took < 15*time.Second { // the agent's own is 10; a busy host makes it longer only
+		t.Errorf("it took %v, allowed were 20 s", took)
 	}
 }

@@ -145,7 +145,7 @@ func TestAFrozenVolumeThawsByItselfInTheGuest(t *testing.T) {
 	c := m.writing(t, st)
 
 	t.Run("when its time is over", func(t *testing.T) {
-		frozen := m.freeze(t, st.MountPoint, 2*time.Second)
+		frozen := m.freeze(t, st.MountPoint, 10*time.Second) // with what is to be written out first
 		c.writtenAfter(c.last() + 1)
 		if r := m.thaw(t, st.MountPoint, frozen.GetId()); r.GetWasFrozen() || !strings.Contains(r.GetEnded(), "time limit") {
 			t.Errorf("thaw: %v", r)

@@ -218,7 +218,7 @@ func TestPasstCarriesWhatAMachineAsksFor(t *testing.T) {
 	m := join(t, pod, network.Passt, qemu.Config{}, 1)
 	c := m.networked(t)
 	host.listen("10.5.0.1:7001")
-	if got := c.must("(echo hello; sleep 2) | nc -w 20 10.5.0.1 7001"); got != "hello" {
+	if got := c.must("(echo hello; sleep 10) | nc -w 20 10.5.0.1 7001"); got != "hello" {
 		t.Errorf("answered %q", got)
 	}
 	bulk(t, c, host, "10.5.0.1:9002", 32<<20)

