@@ -54,7 +54,7 @@ type Node struct {
 }
 
 // driverStartTimeout bounds the driver's start on a busy machine.
-const driverStartTimeout = 20 * time.Second
+const driverStartTimeout = time.Minute
 
 // Open starts containerd and the CSI driver and returns when both are ready. It undoes everything on error.
 func Open(ctx context.Context, opts Options) (_ *Node, err error) {

@@ -116,7 +116,7 @@ func Node(t *testing.T, flavour lab.Flavour) *kubelet.Node {
 // NodeWith is Node with other options.
 func NodeWith(t *testing.T, options kubelet.Options) *kubelet.Node {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	n, err := kubelet.Open(ctx, options)
 	if err != nil {

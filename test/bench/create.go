@@ -101,7 +101,7 @@ type driver struct {
 	conns []*grpc.ClientConn
 }
 
-const driverStartTimeout = 20 * time.Second
+const driverStartTimeout = time.Minute
 
 func startDriver(ctx context.Context, e *env) (_ *driver, err error) {
 	socket := filepath.Join(e.dir, "csi.sock")

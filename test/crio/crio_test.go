@@ -22,7 +22,7 @@ import (
 // awaitGone waits until the shim has ended, and its socket with it.
 func (c *container) awaitGone() {
 	c.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := c.task.Connect(c.Context(), &taskapi.ConnectRequest{ID: c.id}); errors.Is(err, ttrpc.ErrClosed) {
 			return
 		} else if time.Now().After(deadline) {
@@ -118,12 +118,12 @@ func TestAPodOfCRIOsFromCrictlsConfigs(t *testing.T) {
 		}
 	})
 	t.Run("all of it ends in order", func(t *testing.T) {
-		app.stop(20 * time.Second)
+		app.stop(time.Minute)
 		if s := state(t, app); s.GetStatus() != tasktypes.Status_STOPPED || s.GetExitStatus() != 0 {
 			t.Errorf("the container is %v", s)
 		}
 		app.remove()
-		pod.stop(20 * time.Second)
+		pod.stop(time.Minute)
 		pod.remove()
 		pod.awaitGone()
 	})
@@ -162,7 +162,7 @@ func TestAVolumeInAPodOfCRIOs(t *testing.T) {
 		t.Errorf("expanded from %v to %v, %v", before, after, err)
 	}
 	for _, c := range []*container{app, pod} {
-		c.stop(20 * time.Second)
+		c.stop(time.Minute)
 		c.remove()
 	}
 	pod.awaitGone()
@@ -189,7 +189,7 @@ func TestWhatCannotBeMadeIsAnErrorForCRIO(t *testing.T) {
 	if _, err := e.tryCreate(spec); err == nil || !strings.Contains(err.Error(), "is not running") {
 		t.Errorf("a container of a pod that is not there: %v", err)
 	}
-	pod.stop(20 * time.Second)
+	pod.stop(time.Minute)
 	pod.remove()
 	pod.awaitGone()
 }
@@ -207,7 +207,7 @@ func TestAKilledShimTakesItsMachineAlong(t *testing.T) {
 	if _, err := pod.task.Wait(t.Context(), &taskapi.WaitRequest{ID: pod.id}); !errors.Is(err, ttrpc.ErrClosed) {
 		t.Errorf("the wait ended with %v", err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		out, err := e.tryInLab("ps -e -o args | grep '[q]emu-system.*" + pod.id + "'")
 		if err != nil && out == "" {
 			break
@@ -235,7 +235,7 @@ func pid(t *testing.T, c *container) uint32 { t.Helper(); return state(t, c).Get
 
 func awaitFile(t *testing.T, path string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := os.Stat(path); err == nil {
 			return
 		} else if !errors.Is(err, syscall.ENOENT) || time.Now().After(deadline) {

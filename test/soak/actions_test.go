@@ -27,7 +27,7 @@ const (
 	maxFiles = 40
 	// staleLimit is how long a container may see an old version of a configMap: the guest caches names for a second,
 	// and a loaded machine is slow.
-	staleLimit = 20 * time.Second
+	staleLimit = time.Minute
 )
 
 func (m *member) run(ctx context.Context) (err error) {

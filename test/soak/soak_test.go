@@ -56,6 +56,9 @@ func TestAPodSurvivesWhateverIsDoneToItsContainers(t *testing.T) {
 	before := p.measure(t)
 	work(t, workers, counts, *duration*3/4)
 	after := p.measure(t)
+	for i := 0; i < 9 && len(growth(before, after)) > 0; i++ { // what is only late, on a busy host, will be over
+		after = p.measure(t)
+	}
 
 	for _, complaint := range growth(before, after) {
 		t.Error(complaint)
