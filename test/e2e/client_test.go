@@ -70,10 +70,14 @@ var kinds = map[string]string{
 }
 
 // field is what a thing ("pod/name"), or all of a kind ("pod"), has at a path as kubectl's -o=jsonpath knows it. What is
-// not there is empty.
+// not there is empty. It asks again for a while when there is no answer.
 func (k *kube) field(thing, template string) string {
 	k.t.Helper()
 	got, err := k.tryField(thing, template)
+	for deadline := time.Now().Add(patience / 6); err != nil && !errors.Is(err, errNoSuchThing) && time.Now().Before(deadline); {
+		time.Sleep(200 * time.Millisecond)
+		got, err = k.tryField(thing, template)
+	}
 	if err != nil && !errors.Is(err, errNoSuchThing) {
 		k.t.Fatalf("%s of %s: %v", template, thing, err)
 	}
