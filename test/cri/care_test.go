@@ -1,6 +1,8 @@
 package cri
 
 import (
+	"context"
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -81,9 +83,12 @@ func TestAGuestThatStopsAnsweringIsToldOfAndItsVolumesLastStatsAreKept(t *testin
 	if err != nil {
 		t.Fatal(err)
 	}
-	if wrong, err := v.Health(t.Context()); err != nil || len(wrong) != 0 {
-		t.Fatalf("a healthy volume: %v, %v", wrong, err)
-	}
+	eventually(t, func(ctx context.Context) string { // on a busy host the guest may be too late for one question
+		if wrong, err := v.Health(ctx); err != nil || len(wrong) != 0 {
+			return fmt.Sprintf("a healthy volume: %v, %v", wrong, err)
+		}
+		return ""
+	})
 	machine := func(sig syscall.Signal) {
 		t.Helper()
 		pids, err := n.Lab.Find("qemu-system-x86_64", pod.ID)
@@ -110,7 +115,7 @@ func TestAGuestThatStopsAnsweringIsToldOfAndItsVolumesLastStatsAreKept(t *testin
 		t.Errorf("%v, %v", wrong, err)
 	}
 	t.Logf("four answers took %v: %v", took, wrong)
-	if took > 10*time.Second { // 2 s for the first, whatever the host is busy with
+	if took > 30*time.Second { // 2 s for the first, whatever the host is busy with
 		t.Errorf("four answers took %v", took)
 	}
 	for deadline := time.Now().Add(time.Minute); len(wrong) != 0; time.Sleep(200 * time.Millisecond) {

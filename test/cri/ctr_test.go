@@ -50,13 +50,19 @@ func (c ctr) want(script, out string) {
 	}
 }
 
+// sized sets $SIZED to what prints the terminal's size, in the end that one: ctr passes its own on when the process has
+// started, and a shell may be faster.
+func sized(size string) string {
+	return `export SIZED='for i in $(seq 300); do [ "$(stty size)" != "` + size + `" ] || break; sleep 0.1; done; stty size'; `
+}
+
 func TestAContainerAloneHasAMachineAndItsStreams(t *testing.T) {
 	eachContainerd(t, func(t *testing.T, n *kubelet.Node) {
 		c := newCtr(t, n)
 		c.want(`$RUN --rm $IMAGE exits sh -c 'echo hello; exit 9'; echo code $?`, "hello\ncode 9\n")
 		// The input has ended before the machine is up.
 		c.want(`echo hello | $RUN --rm $IMAGE early cat`, "hello\n")
-		c.want(`script -qec 'stty rows 30 cols 100; $RUN --rm -t $IMAGE terminal sh -c "stty size"' /dev/null | tr -d '\r'`,
+		c.want(sized("30 100")+`script -qec 'stty rows 30 cols 100; $RUN --rm -t $IMAGE terminal sh -c "$SIZED"' /dev/null | tr -d '\r'`,
 			"30 100\n")
 
 		noise, in, out := make([]byte, 4<<20), filepath.Join(n.Lab.Dir, "in"), filepath.Join(n.Lab.Dir, "out")

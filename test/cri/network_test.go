@@ -195,7 +195,7 @@ func TestAPodOverPasst(t *testing.T) {
 	serve(t, n, gateway+":7000", "greetings\n")
 	nameServer(t, n, "host.lab.", [4]byte{10, 88, 0, 1})
 	c := run(t, pod, "app", idle)
-	if got := exec(t, c, "sleep 2 | nc -w 10 host.lab. 7000"); got != "greetings\n" {
+	if got := exec(t, c, "sleep 10 | nc -w 10 host.lab. 7000"); got != "greetings\n" {
 		t.Errorf("the host answered %q", got)
 	}
 	if out := exec(t, c, "ip addr show eth0"); !strings.Contains(out, "inet "+address(t, pod)+"/") {

@@ -170,6 +170,7 @@ func TestVolumesAsKubeletMakesThem(t *testing.T) {
 		}
 
 		// What kubelet exchanges is exchanged in the guest, which is told of it.
+		await(t, one, "head -n 1 /events", "watching")
 		d.write(settings, "2", map[string]string{"colour": "blue", "new": "y"})
 		took := await(t, one, "cat /settings/colour /settings/new", "bluey")
 		t.Logf("the container reads a new configMap after %s", took)

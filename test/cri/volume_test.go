@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -125,7 +126,8 @@ func TestAVolumeGrownWhileNoPodHasItIsLargerInTheNext(t *testing.T) {
 	n := artifacts.Node(t, lab.Debian)
 	v := volume(t, n, "ext4")
 	pod, mount := podWithVolume(t, n, v, "first")
-	c := run(t, pod, "app", "echo kept >/data/file && sync; "+idle, mount)
+	c := run(t, pod, "app", idle, mount)
+	exec(t, c, "echo kept >/data/file && sync") // by itself, it might not have by the removal
 	before := dataSize(t, c)
 	removePod(t, pod)
 	// Published, but in no machine: the next mount must grow it.
@@ -150,7 +152,8 @@ func TestAReadOnlyMountOfAVolumeIsReadOnly(t *testing.T) {
 	n := artifacts.Node(t, lab.Debian)
 	v := volume(t, n, "ext4")
 	pod, mount := podWithVolume(t, n, v, "pod")
-	writer := run(t, pod, "writer", "echo given >/data/file; "+idle, mount)
+	writer := run(t, pod, "writer", idle, mount)
+	exec(t, writer, "echo given >/data/file")
 	mount.ReadOnly = true
 	reader := run(t, pod, "reader", idle, mount)
 	if got := exec(t, reader, "cat /data/file"); got != "given\n" {
@@ -248,10 +251,14 @@ func TestAVolumeIsNeverUnpluggedBetweenItsUsersAndTheirOrderDoesNotMatter(t *tes
 		if code, err := first.Wait(t.Context()); err != nil || code != 0 {
 			t.Fatalf("the first init container ended with %d, %v", code, err)
 		}
-		want, err := first.Logs("stdout")
-		if err != nil || want == "" {
-			t.Fatalf("%q, %v", want, err)
-		}
+		var want string
+		eventually(t, func(context.Context) string { // containerd may be writing it still
+			var err error
+			if want, err = first.Logs("stdout"); err != nil || want == "" {
+				return fmt.Sprintf("%q, %v", want, err)
+			}
+			return ""
+		})
 		if err := first.Remove(t.Context()); err != nil { // and nobody has it
 			t.Fatal(err)
 		}

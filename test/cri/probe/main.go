@@ -1,6 +1,6 @@
 // Command probe does in a container of the tests what Debian's busybox has no program for.
 //
-//	probe inotify DIR…   prints the names that the kernel reports for the folders
+//	probe inotify DIR…   says "watching", then prints the names that the kernel reports for the folders
 //	probe listen PATH    answers "hello" to whoever connects to the unix socket that it makes
 //	probe connect PATH   prints the answer
 //	probe hold PATH      locks the file for ever, and says "locked" when it has it
@@ -53,6 +53,7 @@ func watch(dirs []string) error {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
 	}
+	fmt.Println("watching")
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := unix.Read(fd, buffer)
