@@ -35,7 +35,7 @@ func (s *Service) watch(c *container, p *process) {
 	p.stdio.finish()
 	if p == c.init {
 		s.endExecs(c)
-		c.awaitOOM(exit)
+		s.awaitOOM(c, exit)
 		s.awaitReader(p)
 	}
 	s.exited(c, p, exit)

@@ -51,17 +51,17 @@ func (s *Service) reportOOM(id string) {
 }
 
 // oomGrace is how long the exit of a container that was killed, by nobody that the shim knows of, is held back for the
-// news that the kernel did it. The guest tells both at the same time. CRI-O looks for the mark when it hears of the
-// exit, and never again.
-const oomGrace = 200 * time.Millisecond
+// news that the kernel did it. The guest tells both at the same time, but a busy host may hear of one of them late. CRI-O
+// looks for the mark when it hears of the exit, and never again.
+const oomGrace = time.Second
 
-func (c *container) awaitOOM(e Exit) {
+func (s *Service) awaitOOM(c *container, e Exit) {
 	if e.Status != statusKilled || c.init.killed.Load() {
 		return
 	}
 	select {
 	case <-c.oom:
 	case <-c.pod.alive.Done():
-	case <-time.After(oomGrace):
+	case <-time.After(s.oomGrace):
 	}
 }

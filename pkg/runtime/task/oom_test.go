@@ -6,7 +6,6 @@ import (
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // CRI-O looks for the mark once, when it hears of the exit. The guest tells of the kill and of the exit at the same
@@ -14,12 +13,12 @@ import (
 func TestTheMarkOfAnOOMKillIsThereWhenTheExitIsKnown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, hooks{})
+	r.service.oomGrace = patience
 	req := r.request(spec{id: "c1", args: sh("kill -9 $$")})
 	if _, err := r.client.Create(r.ctx, req); err != nil {
 		t.Fatal(err)
 	}
 	r.start("c1", "")
-	time.Sleep(50 * time.Millisecond) // it is dead by now
 	r.sandbox.oom <- "c1"
 	wantEqual(t, "exit status", r.wait("c1", ""), 137)
 	if _, err := os.Stat(filepath.Join(req.GetBundle(), "oom")); err != nil {

@@ -35,8 +35,8 @@ type Service struct {
 	// connected tells whether containerd is there.
 	connected func() bool
 	log       *slog.Logger
-	// killLimit, stallLimit, returnGrace and askGrace are the constants of those names; tests have less time.
-	killLimit, stallLimit, returnGrace, askGrace time.Duration
+	// killLimit, stallLimit, returnGrace, askGrace and oomGrace are the constants of those names; tests have other ones.
+	killLimit, stallLimit, returnGrace, askGrace, oomGrace time.Duration
 
 	// tasks are the goroutines that watch processes and the machine. Close waits for them.
 	tasks sync.WaitGroup
@@ -61,7 +61,7 @@ func New(c Config) *Service {
 		shutdown:  c.Shutdown,
 		log:       c.Log,
 		connected: c.Connected,
-		killLimit: killLimit, stallLimit: stallLimit, returnGrace: returnGrace, askGrace: askGrace,
+		killLimit: killLimit, stallLimit: stallLimit, returnGrace: returnGrace, askGrace: askGrace, oomGrace: oomGrace,
 		leaving:    make(chan struct{}),
 		containers: make(map[string]*container),
 	}
