@@ -35,6 +35,10 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		return nil, noContainer(c.id)
 	}
 	if err := move(p.life, "delete "+p.id(), stopped.delete); err != nil {
+		switch now.(type) {
+		case created, stopped: // somebody else was quicker, and what becomes of that decides
+			return s.Delete(ctx, r)
+		}
 		return nil, err
 	}
 	// Whatever goes wrong from here on, the next delete finds the process stopped again, not being deleted for ever.
