@@ -36,7 +36,7 @@ var errTooLarge = errors.New("the guest sent a message that is larger than any o
 // Without the first one full buffer blocks every call, beyond its time limit: ttrpc writes under a lock.
 type boundedConn struct {
 	net.Conn
-	standing func() bool // Options.Standing
+	standing func(since time.Time) bool // Options.Standing
 	log      *slog.Logger
 	incoming frames
 	broken   atomic.Pointer[error] // why this side has hung up
@@ -53,13 +53,14 @@ func (c *boundedConn) why() error {
 // Write gives a guest that stands still through no fault of its own all the time it needs.
 func (c *boundedConn) Write(p []byte) (written int, err error) {
 	for written < len(p) && err == nil {
-		if err = c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		began := time.Now()
+		if err = c.SetWriteDeadline(began.Add(writeTimeout)); err != nil {
 			break
 		}
 		var n int
 		n, err = c.Conn.Write(p[written:])
 		written += n
-		if errors.Is(err, os.ErrDeadlineExceeded) && c.standing != nil && c.standing() {
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.standing != nil && c.standing(began) {
 			err = nil
 		}
 	}

@@ -86,9 +86,11 @@ func TestMessagesAreFollowedHoweverTheyArrive(t *testing.T) {
 func TestAGuestThatStandsStillIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, guest := net.Pipe()
-		var standing atomic.Bool
-		standing.Store(true)
-		c := New(here, Options{Log: discard(), Standing: standing.Load})
+		var resumed atomic.Pointer[time.Time] // nil while it stands still
+		c := New(here, Options{Log: discard(), Standing: func(since time.Time) bool {
+			at := resumed.Load()
+			return at == nil || at.After(since)
+		}})
 		done := make(chan error)
 		began := time.Now()
 		go func() {
@@ -101,12 +103,13 @@ func TestAGuestThatStandsStillIsWaitedFor(t *testing.T) {
 			t.Fatal("the connection to a guest that stands still was ended")
 		default:
 		}
-		standing.Store(false)
+		now := time.Now()
+		resumed.Store(&now)
 		if err := <-done; !errors.Is(err, ErrGone) {
 			t.Errorf("error %v, want ErrGone once it should have gone on", err)
 		}
-		if took := time.Since(began); took != 4*writeTimeout {
-			t.Errorf("it took %v, want %v", took, 4*writeTimeout)
+		if took := time.Since(began); took != 5*writeTimeout { // the period in which it went on does not count
+			t.Errorf("it took %v, want %v", took, 5*writeTimeout)
 		}
 		_ = guest.Close()
 	})

@@ -61,9 +61,9 @@ const maxMessage = 2 << 10
 type Options struct {
 	// CreateContainerTimeout is create_container_timeout; 0 is Kata's 60 s.
 	CreateContainerTimeout time.Duration
-	// Standing, if not nil, says whether the machine stands still for now and will go on: a guest that takes nothing in
-	// meanwhile is not dead.
-	Standing func() bool
+	// Standing, if not nil, says whether the machine stands still for now, or has since then, and will go on: a guest that
+	// takes nothing in meanwhile is not dead.
+	Standing func(since time.Time) bool
 	Log      *slog.Logger
 }
 

@@ -136,16 +136,27 @@ func (s *Sandbox) onEvent(e qemu.Event) {
 	case qemu.EventStoppedNoSpace:
 		s.noSpace.Store(true)
 	case qemu.EventResumed:
+		now := time.Now()
+		s.resumed.Store(&now)
 		s.noSpace.Store(false)
 	}
 	s.log.Warn("machine: "+e.Message, "event", string(e.Kind), "disk", e.DiskID)
 }
 
-// standing says whether the guest stands still and will go on. One that is to end is not waited for.
-func (s *Sandbox) standing() bool {
+// stoodStill says whether the guest stands still for want of space on the host, or has at any time since then.
+func (s *Sandbox) stoodStill(since time.Time) bool {
+	if s.noSpace.Load() { // looked at first: onEvent changes it last
+		return true
+	}
+	resumed := s.resumed.Load()
+	return resumed != nil && resumed.After(since)
+}
+
+// standing says the same, but no of a guest that is to end: that one is not waited for.
+func (s *Sandbox) standing(since time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.noSpace.Load() && !s.closed
+	return s.stoodStill(since) && !s.closed
 }
 
 func (s *Sandbox) reachAgent(ctx context.Context, o Options, undo *rollback.Stack) error {

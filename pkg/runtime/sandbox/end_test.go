@@ -12,26 +12,30 @@ import (
 
 	"github.com/katadirect/katadirect/pkg/directvolume"
 	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
+	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
 
 func TestWhatDiesTakesTheSandboxDownWithTheReason(t *testing.T) {
+	const short, long = 200 * time.Millisecond, 20 * time.Second // a long one is not waited out
 	for _, tc := range []struct {
-		name string
-		kill func(*host, *Sandbox)
-		is   error
-		says string
+		name                  string
+		settle, checkDeadline time.Duration
+		kill                  func(*host, *Sandbox)
+		is                    error
+		says                  string
 	}{
-		{"the machine", func(h *host, _ *Sandbox) { h.machine.die(errInjected) }, errInjected, "virtual machine is gone"},
-		{"the machine, slowly", func(h *host, _ *Sandbox) {
+		{"the machine", long, long, func(h *host, _ *Sandbox) { h.machine.die(errInjected) }, errInjected, "virtual machine is gone"},
+		{"the machine, slowly", long, long, func(h *host, _ *Sandbox) {
 			_ = h.machine.conns[0].Close()
-			time.AfterFunc(h.options.times.settle/2, func() { h.machine.die(errInjected) })
+			time.AfterFunc(50*time.Millisecond, func() { h.machine.die(errInjected) })
 		}, errInjected, "virtual machine is gone"},
-		{"virtiofsd", func(_ *host, s *Sandbox) { _ = syscall.Kill(s.share.Daemon().PID, syscall.SIGKILL) }, nil, "virtiofsd ended"},
-		{"the connection to the agent", func(h *host, _ *Sandbox) { _ = h.machine.conns[0].Close() }, agentclient.ErrGone, "guest is dead"},
-		{"the agent's answers", func(h *host, _ *Sandbox) { h.t.Cleanup(h.agent.stopAnswering()) }, nil, "guest is dead"},
+		{"virtiofsd", short, long, func(_ *host, s *Sandbox) { _ = syscall.Kill(s.share.Daemon().PID, syscall.SIGKILL) }, nil, "virtiofsd ended"},
+		{"the connection to the agent", short, long, func(h *host, _ *Sandbox) { _ = h.machine.conns[0].Close() }, agentclient.ErrGone, "guest is dead"},
+		{"the agent's answers", short, 3 * time.Second, func(h *host, _ *Sandbox) { h.t.Cleanup(h.agent.stopAnswering()) }, nil, "guest is dead"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newHost(t)
+			h.options.times.settle, h.options.times.checkDeadline = tc.settle, tc.checkDeadline
 			s := h.create()
 			if err := s.CreateContainer(t.Context(), h.container("c1", h.volume("v"))); err != nil {
 				t.Fatal(err)
@@ -39,7 +43,7 @@ func TestWhatDiesTakesTheSandboxDownWithTheReason(t *testing.T) {
 			tc.kill(h, s)
 			select {
 			case <-s.Done():
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute): // a busy host is an excuse for maxStarved deadlines
 				t.Fatal("nothing was noticed")
 			}
 			if err := s.Err(); err == nil || tc.is != nil && !errors.Is(err, tc.is) || !strings.Contains(err.Error(), tc.says) {
@@ -62,22 +66,42 @@ func TestWhatDiesTakesTheSandboxDownWithTheReason(t *testing.T) {
 
 func TestAMachineThatStandsStillForWantOfSpaceIsNotKilled(t *testing.T) {
 	h := newHost(t)
-	h.options.times.checkDeadline = 20 * time.Millisecond
+	h.options.times.checkDeadline = time.Second
 	s := h.create()
-	s.noSpace.Store(true)
+	s.onEvent(qemu.Event{Kind: qemu.EventStoppedNoSpace})
 	resume := h.agent.stopAnswering()
 	select {
 	case <-s.Done():
 		t.Fatalf("it was killed: %v", s.Err())
-	case <-time.After(10 * h.options.times.checkDeadline):
+	case <-time.After(3 * h.options.times.checkDeadline):
 	}
 	h.agent.mu.Lock()
 	h.agent.hang = nil
 	h.agent.mu.Unlock()
 	resume()
-	s.noSpace.Store(false)
+	s.onEvent(qemu.Event{Kind: qemu.EventResumed})
 	if err := s.CreateContainer(t.Context(), h.container("c1")); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func TestAMachineThatHasStoodStillHasAllItsTimeToAnswer(t *testing.T) {
+	h := newHost(t)
+	s := h.create()
+	p := &patience{sandbox: s}
+	ask := func() {
+		p.Ask()
+		p.starved = maxStarved // the host is no excuse any more
+	}
+	ask()
+	s.onEvent(qemu.Event{Kind: qemu.EventStoppedNoSpace})
+	s.onEvent(qemu.Event{Kind: qemu.EventResumed})
+	if !p.Wait() || !s.standing(p.asked) {
+		t.Error("what it stood still for counts as silence")
+	}
+	ask()
+	if p.Wait() || s.standing(p.asked) {
+		t.Error("an earlier stop excuses it for ever")
 	}
 }
 

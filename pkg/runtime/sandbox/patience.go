@@ -33,7 +33,7 @@ func (p *patience) Ask() {
 
 // Wait reports whether the guest had no chance to answer.
 func (p *patience) Wait() bool {
-	if p.sandbox.noSpace.Load() {
+	if p.sandbox.stoodStill(p.asked) {
 		return true
 	}
 	p.silent = true

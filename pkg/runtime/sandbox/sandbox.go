@@ -51,8 +51,9 @@ type Sandbox struct {
 	life    context.Context
 	endLife context.CancelFunc
 
-	done     chan struct{} // closed by watch, its only goroutine
-	noSpace  atomic.Bool   // the machine stands still until the host has space again
+	done     chan struct{}             // closed by watch, its only goroutine
+	noSpace  atomic.Bool               // the machine stands still until the host has space again
+	resumed  atomic.Pointer[time.Time] // when it last went on after that; nil if it never stood still
 	resizes  atomic.Uint64
 	failures atomic.Uint64 // of resizes
 
@@ -99,7 +100,7 @@ func (s *Sandbox) gone() bool {
 
 // VolumeStats says how full the direct volume on the host's device is.
 func (s *Sandbox) VolumeStats(ctx context.Context, device string) (directvolume.VolumeStats, error) {
-	if s.standing() { // its guest would answer when it goes on
+	if s.standing(time.Now()) { // its guest would answer when it goes on
 		return directvolume.VolumeStats{}, fmt.Errorf("stats of %s: %w", device, volume.ErrStanding)
 	}
 	return s.volumes.Stats(ctx, device)
