@@ -56,6 +56,8 @@ func (f *follower) follow(ctx context.Context, every time.Duration) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+		}
+		if ctx.Err() != nil { // select takes either when both are ready
 			return
 		}
 		switch err := f.copyWhole(ctx); {
