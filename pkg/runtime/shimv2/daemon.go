@@ -70,10 +70,10 @@ func serve(o options, c Config) (err error) {
 	if err != nil {
 		return err
 	}
+	log.Info("shim started", "pid", os.Getpid()) // before anybody can ask anything of it
 	err = tellReady(o.bundle, report)
 	report = nil
 	if err == nil {
-		log.Info("shim started", "pid", os.Getpid())
 		err = waitForEnd(signals, done, front, contactTimeout, log)
 	}
 	return errors.Join(err, leave(service, front, events, log))
@@ -104,6 +104,11 @@ func waitForEnd(signals <-chan os.Signal, done <-chan struct{}, f *front, contac
 			lonely.Stop()
 			met = nil
 		case <-lonely.C:
+			select {
+			case <-met: // just in time: the outer select takes either when both are ready
+				continue
+			default:
+			}
 			log.Warn("shim shuts down: nobody has connected to it, so nobody knows of it", "waited", contact)
 			return nil
 		case <-done:

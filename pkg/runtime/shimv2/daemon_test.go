@@ -44,12 +44,16 @@ func TestADaemonThatNobodyKnowsOfEnds(t *testing.T) {
 			go func() {
 				ended <- waitForEnd(make(chan os.Signal), done, f, 50*time.Millisecond, slog.New(slog.DiscardHandler))
 			}()
+			limit := patience
+			if known {
+				limit = 500 * time.Millisecond
+			}
 			select {
 			case err := <-ended:
 				if known || err != nil {
 					t.Errorf("it ended by itself with %v", err)
 				}
-			case <-time.After(500 * time.Millisecond):
+			case <-time.After(limit):
 				if !known {
 					t.Error("it goes on")
 				}
