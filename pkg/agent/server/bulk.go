@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ type bulk struct {
 	mu     sync.Mutex
 	over   *time.Timer // nil while little does
 	normal int         // the collector's percentage before
+
+	pause time.Duration // bulkPause if it is 0; a test has longer
 }
 
 // saw is told of each read.
@@ -33,12 +36,13 @@ func (b *bulk) saw(bytes int) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	pause := cmp.Or(b.pause, bulkPause)
 	if b.over != nil {
-		b.over.Reset(bulkPause)
+		b.over.Reset(pause)
 		return
 	}
 	b.normal = debug.SetGCPercent(bulkPercent)
-	b.over = time.AfterFunc(bulkPause, b.end)
+	b.over = time.AfterFunc(pause, b.end)
 }
 
 // end gives the memory back.

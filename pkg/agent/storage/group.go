@@ -38,6 +38,9 @@ func (m *Mounts) handOver(ctx, ending context.Context, v *Volume, group *agentpr
 	defer cancel()
 	stop := context.AfterFunc(ending, cancel)
 	defer stop()
+	if m.handing != nil {
+		m.handing(work)
+	}
 	begin := time.Now()
 	if err := applyGroup(work, v.mountPoint, group, v.readOnly); err != nil {
 		return err

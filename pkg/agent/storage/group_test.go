@@ -45,17 +45,7 @@ func TestAHandOverGoesOnWithoutTheShimAndIsNotDoneAgain(t *testing.T) {
 
 	s.FsGroup = &agentproto.FSGroup{GroupId: aGroup}
 	ctx, giveUp := context.WithCancel(t.Context())
-	go func() { // until the first of some files is changed, which is long before the last of all
-		defer giveUp()
-		for {
-			for i := range 100 {
-				var st unix.Stat_t
-				if unix.Lstat(filepath.Join(s.MountPoint, fmt.Sprint(i)), &st) == nil && st.Gid == aGroup {
-					return
-				}
-			}
-		}
-	}()
+	r.handing = func(context.Context) { giveUp() }
 	if err := r.Add(ctx, s); !errors.Is(err, context.Canceled) {
 		t.Fatalf("a shim that has given up got %v", err)
 	}
@@ -95,10 +85,16 @@ func TestTheEndOfTheSandboxCutsAHandOverShort(t *testing.T) {
 	r.release(s)
 	s.FsGroup = &agentproto.FSGroup{GroupId: aGroup}
 	added := make(chan error, 1)
-	go func() { added <- r.Add(context.Background(), s) }()
-	for !isMounted(s.MountPoint) {
-		time.Sleep(time.Millisecond)
+	handing := make(chan struct{})
+	r.handing = func(work context.Context) {
+		close(handing)
+		select {
+		case <-work.Done():
+		case <-time.After(20 * time.Second): // it is not cut short, as will be seen
+		}
 	}
+	go func() { added <- r.Add(context.Background(), s) }()
+	<-handing
 	if err := r.ReleaseAll(t.Context()); err != nil {
 		t.Error(err)
 	}

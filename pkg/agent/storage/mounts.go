@@ -34,6 +34,8 @@ type Mounts struct {
 	doEnd   context.CancelFunc
 
 	freezes freezes
+
+	handing func(work context.Context) // nil but in tests, which wait in it before a volume is handed over
 }
 
 // entry is one mount point. Whoever works on it holds its turn; different
