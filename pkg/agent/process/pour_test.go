@@ -58,7 +58,7 @@ func TestPouredOutputIsCompleteToTheLastByte(t *testing.T) {
 
 func TestWhatAProcessHadWrittenAtItsExitIsPouredHoweverLate(t *testing.T) {
 	// Something in the background holds the stream, and goes on writing.
-	p := start(t, "head -c 500000 /dev/zero; (while sleep 0.3; do echo late; done) & echo end")
+	p := start(t, "head -c 500000 /dev/zero; echo end; (while sleep 0.3; do echo late; done) &")
 	if _, err := p.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func TestAFreezeEndsByItself(t *testing.T) {
 		end   func(r *rig, s *agentproto.Storage)
 		why   string
 	}{
-		"when its time is over":           {200 * time.Millisecond, func(*rig, *agentproto.Storage) {}, "time limit"},
+		"when its time is over":           {3 * time.Second, func(*rig, *agentproto.Storage) {}, "time limit"},
 		"when the host hangs up":          {MaxFreeze, func(r *rig, _ *agentproto.Storage) { r.ThawAll("the host has hung up") }, "hung up"},
 		"before a container is killed":    {MaxFreeze, func(r *rig, s *agentproto.Storage) { r.ThawEach([]string{s.MountPoint}, "a kill") }, "kill"},
 		"when somebody else thaws it too": {MaxFreeze, func(r *rig, s *agentproto.Storage) { thawBehind(r.t, s) }, "something else"},
@@ -138,7 +138,8 @@ func TestAFrozenVolumeIsReleasedAtOnce(t *testing.T) {
 
 func TestFreezingAgainExtendsTheFirstFreezeUpToTheLongest(t *testing.T) {
 	r, s := frozenRig(t)
-	first, err := r.Freeze(t.Context(), s.MountPoint, time.Second)
+	const limit = 5 * time.Second // what was not written yet has to be written within it, and the next freeze to come
+	first, err := r.Freeze(t.Context(), s.MountPoint, limit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +154,7 @@ func TestFreezingAgainExtendsTheFirstFreezeUpToTheLongest(t *testing.T) {
 	}
 	both.Wait()
 	done := write(t, s)
-	time.Sleep(1200 * time.Millisecond)
+	time.Sleep(limit + 200*time.Millisecond)
 	waits(t, done) // the first limit is over
 	if was, _, err := r.Thaw(s.MountPoint, 0); !was || err != nil {
 		t.Errorf("%v, %v", was, err)

@@ -155,7 +155,7 @@ func TestPasstSpeaksForTheGuest(t *testing.T) {
 	pod, n, _ := newPasst(t)
 	guest := guestOf(t, n.NICs()[0])
 	echo(t, pod.host, "10.5.0.1:7001")
-	conn, err := guest.dial("10.5.0.1:7001")
+	conn, err := guest.dial("10.5.0.1:7001", 20*time.Second) // passt has only just been started
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,13 +171,13 @@ func TestPasstSpeaksForTheGuest(t *testing.T) {
 	if rest, err := io.ReadAll(conn); err != nil || len(rest) > 0 {
 		t.Errorf("the end is %q, %v", rest, err)
 	}
-	if _, err := guest.dial("10.5.0.1:7999"); err == nil {
+	if _, err := guest.dial("10.5.0.1:7999", 3*time.Second); err == nil {
 		t.Error("a closed port is open")
 	}
 	// What the guest sends to its gateway is not for the namespace's own loopback.
 	pod.must(pod.LinkSetUp(pod.link("lo")))
 	echo(t, pod, "127.0.0.1:7777")
-	if _, err := guest.dial("10.5.0.1:7777"); err == nil {
+	if _, err := guest.dial("10.5.0.1:7777", 3*time.Second); err == nil {
 		t.Error("the guest reaches the loopback of the pod's namespace")
 	}
 }
@@ -199,9 +199,9 @@ func echo(t *testing.T, s *space, address string) {
 	}()
 }
 
-func (s *space) dial(address string) (conn *net.TCPConn, err error) {
+func (s *space) dial(address string, limit time.Duration) (conn *net.TCPConn, err error) {
 	err = s.do(func() error {
-		c, err := net.DialTimeout("tcp", address, 3*time.Second)
+		c, err := net.DialTimeout("tcp", address, limit)
 		if err != nil {
 			return err
 		}

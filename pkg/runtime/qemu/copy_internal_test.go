@@ -21,6 +21,9 @@ type busyQEMU struct {
 	job   bool
 	early bool // the guest was to leave the filter while somebody else used it
 	deaf  int  // orders to cancel the job that it still does not hear
+
+	begun  func()        // called when the copy has been
+	looked chan struct{} // until it is closed a deaf one does nothing
 }
 
 func (q *busyQEMU) serve(conn net.Conn) {
@@ -57,10 +60,12 @@ func (q *busyQEMU) serve(conn net.Conn) {
 			q.nodes[command.Arguments.NodeName] = true
 		case "blockdev-backup":
 			q.job = true
+			q.begun()
 			continue
 		case "block-job-cancel":
 			if q.deaf > 0 {
 				q.deaf--
+				<-q.looked
 				continue
 			}
 			if !q.job {
@@ -83,14 +88,14 @@ func (q *busyQEMU) serve(conn net.Conn) {
 func TestACopyThatWasBegunWithoutAnAnswerIsEnded(t *testing.T) {
 	for name, deaf := range map[string]int{"at once": 0, "by a QEMU that hears it late": 1} {
 		t.Run(name, func(t *testing.T) {
-			q := busyQEMU{nodes: map[string]bool{}, drive: nodePrefix + "d", deaf: deaf}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			q := busyQEMU{nodes: map[string]bool{}, drive: nodePrefix + "d", deaf: deaf, begun: cancel, looked: make(chan struct{})}
 			client, served := q.start(t)
 			target := filepath.Join(t.TempDir(), "copy")
 			if err := os.WriteFile(target, make([]byte, 1<<20), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-			defer cancel()
 			c := &diskCopy{client: client, disk: &disk{id: "d"}, done: make(chan struct{})}
 			if err := c.start(ctx, &Machine{}, target); err == nil {
 				t.Error("a copy of which nothing was heard has begun")
@@ -98,6 +103,7 @@ func TestACopyThatWasBegunWithoutAnAnswerIsEnded(t *testing.T) {
 			if copying := c.disk.copying(); copying != (deaf > 0) {
 				t.Errorf("the disk counts as being copied: %t", copying)
 			}
+			close(q.looked)
 			select {
 			case <-c.done:
 			case <-time.After(2 * commandTimeout):

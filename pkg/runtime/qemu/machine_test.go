@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katadirect/katadirect/internal/ownmounts"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 	"github.com/katadirect/katadirect/pkg/runtime/vm"
 )
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(parentEnv); dir != "" {
 		actAsParent(dir) // does not return
 	}
-	code := m.Run()
+	code := ownmounts.Main(m) // or a mount that is copied keeps a block device busy
 	if shared.guest != nil {
 		shared.guest.hangUp()
 		if err := shared.guest.stopAndLook(); err != nil {

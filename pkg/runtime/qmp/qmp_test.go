@@ -319,17 +319,18 @@ func TestAReplyAfterTheCallersContextEndedDisturbsNobody(t *testing.T) {
 func TestGreetingIsBoundedAndChecked(t *testing.T) {
 	for _, tc := range []struct {
 		name, says string
+		patience   time.Duration
 		want       string
 	}{
-		{"silence", "", "deadline"},
-		{"a reply instead", `{"return": {}, "id": 1}` + "\n", "no QEMU"},
-		{"something else", "SSH-2.0-OpenSSH\r\n", "not a QMP message"},
+		{"silence", "", 100 * time.Millisecond, "deadline"},
+		{"a reply instead", `{"return": {}, "id": 1}` + "\n", patience, "no QEMU"},
+		{"something else", "SSH-2.0-OpenSSH\r\n", patience, "not a QMP message"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			defer theirs.Close()
 			go func() { _, _ = theirs.Write([]byte(tc.says)) }()
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), tc.patience)
 			defer cancel()
 			_, err := qmp.NewClient(ctx, ours)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {

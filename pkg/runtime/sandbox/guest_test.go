@@ -61,7 +61,8 @@ func newMachineHost(t *testing.T) *host {
 	h.options.newMachine, h.options.times = nil, times{}
 	h.options.Config.Hypervisor.Kernel, h.options.Config.Hypervisor.Initrd = img.Kernel, img.Initrd
 	h.options.Config.Hypervisor.MemoryMiB = 256
-	h.options.Config.Agent.DialTimeout = 2 * time.Minute // a busy host without KVM boots slowly
+	h.options.Config.Agent.DialTimeout = 2 * time.Minute              // a busy host without KVM boots slowly
+	h.options.Config.Runtime.CreateContainerTimeout = 5 * time.Minute // and mounts slowly
 	h.options.Log = slog.New(slog.NewTextHandler(newTestLog(t), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	for _, tool := range []string{"sh", "cat", "df", "sleep", "mount", "sync", "stat", "true", "head",
 		"dd", "mknod", "ls", "wc", "touch", "mkdir"} {

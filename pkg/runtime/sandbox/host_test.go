@@ -50,7 +50,7 @@ func newHost(t *testing.T) *host {
 		ID: "s1", Bundle: h.folder("bundle"), Config: c, Roots: h.roots, Log: slog.New(slog.DiscardHandler),
 		Spec:       &specs.Spec{Hostname: "pod", Process: &specs.Process{Args: []string{"/pause"}, Cwd: "/"}},
 		newMachine: func(qemu.Config) vm.Machine { return h.machine },
-		times:      times{checkPeriod: 10 * time.Millisecond, checkDeadline: time.Second, guestEnd: time.Second, settle: 200 * time.Millisecond},
+		times:      times{checkPeriod: 10 * time.Millisecond, checkDeadline: 20 * time.Second, guestEnd: time.Second, settle: 200 * time.Millisecond},
 	}
 	return h
 }

@@ -144,7 +144,7 @@ func TestAVolumeFromRecordToGuestAndBackInARealMachine(t *testing.T) {
 
 func TestAFrozenGuestIsKilledAndEverythingIsGivenBack(t *testing.T) {
 	h := newMachineHost(t)
-	h.options.times = times{checkPeriod: 100 * time.Millisecond, checkDeadline: 3 * time.Second, guestEnd: 3 * time.Second, settle: 2 * time.Second}
+	h.options.times = times{checkPeriod: 100 * time.Millisecond, checkDeadline: 10 * time.Second, guestEnd: 3 * time.Second, settle: 2 * time.Second}
 	s := h.create()
 	start(t, s, h.busybox("c1", []string{"sleep", "100000"}, h.blank("v", 1<<30)))
 	waited := make(chan error)

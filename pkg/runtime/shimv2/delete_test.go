@@ -2,6 +2,8 @@ package shimv2
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -96,10 +98,18 @@ func TestDeleteLetsAShimFinishItsShutdown(t *testing.T) {
 	r.events.await(1)
 }
 
-// isZombie tells whether nothing is left of a process but its entry, which its parent, here some init, is to take.
+// isZombie tells whether nothing is left of a process but its entry, which its parent, here some init, is to take and may
+// have taken by now.
 func isZombie(t *testing.T, pid int) bool {
 	t.Helper()
-	return bytes.Contains([]byte(processFile(t, pid, "stat")), []byte(") Z "))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Contains(stat, []byte(") Z "))
 }
 
 func TestDeleteOfOneContainerLeavesALivingPodAlone(t *testing.T) {

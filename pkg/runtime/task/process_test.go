@@ -243,9 +243,10 @@ func TestWhenTheMachineDiesEverythingInItIsReportedKilled(t *testing.T) {
 	for _, p := range [][2]string{{"c1", "e1"}, {"c1", ""}, {"pod", ""}} {
 		wantEqual(t, fmt.Sprintf("exit of %q", p), r.wait(p[0], p[1]), 137)
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > patience {
 		t.Errorf("it took %s", took)
 	}
+	<-r.service.machine().alive.Done() // the reason is logged before
 	if !strings.Contains(r.log.String(), "QEMU was killed by signal 9") {
 		t.Error("the reason is not in the log")
 	}
@@ -308,7 +309,7 @@ func TestAMachineThatDiesWhileItsOutputHangsDoesNotHoldUpTheExit(t *testing.T) {
 	r.sandbox.die(errors.New("gone"))
 	begin := time.Now()
 	wantEqual(t, "exit status", r.wait("c1", ""), 137)
-	if took := time.Since(begin); took > drainGrace+stallLimit+2*time.Second {
+	if took := time.Since(begin); took > drainGrace+stallLimit+patience {
 		t.Errorf("it took %s", took)
 	}
 }
@@ -343,7 +344,7 @@ func TestTheSignalThatEndsTheShimEndsItsContainers(t *testing.T) {
 }
 
 // Not parallel: it counts what the whole process has open.
-func TestHundredsOfExecsLeaveNothingBehind(t *testing.T) {
+func TestAHundredExecsLeaveNothingBehind(t *testing.T) {
 	r := newRig(t, hooks{})
 	r.run(spec{id: "c1", args: forever()})
 	one := func(id string) {
@@ -363,7 +364,7 @@ func TestHundredsOfExecsLeaveNothingBehind(t *testing.T) {
 	}
 	one("first")
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	for i := range 300 {
+	for i := range 100 {
 		one(fmt.Sprintf("e%d", i))
 	}
 	// The last ones may still be on their way out.
