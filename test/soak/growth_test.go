@@ -20,6 +20,7 @@ type figure struct {
 	value int64
 	// slack is by how much it may be more at the end: what the allocators of Go and the kernel do by themselves.
 	slack int64
+	names []string // of what was counted, where that says more
 }
 
 type figures []figure
@@ -50,12 +51,12 @@ func (p *pod) measure(t *testing.T) figures {
 		return metrics[name]
 	}
 	all := figures{
-		{"shim's resident KiB", metric(`kata_shim_proc_status{item="vmrss"}`) >> 10, 3 << 10},
-		{"shim's goroutines", metric("kata_shim_go_goroutines"), 8}, // idle connections of containerd's
-		{"shim's threads", metric("kata_shim_threads"), 10},         // Go starts one for a slow system call, and keeps it
-		{"shim's files", metric("kata_shim_fds"), 6},
-		{"QEMU's files", metric("kata_hypervisor_fds"), 4},
-		{"guest's used KiB", p.guestUsed(t), 16 << 10},
+		{"shim's resident KiB", metric(`kata_shim_proc_status{item="vmrss"}`) >> 10, 3 << 10, nil},
+		{"shim's goroutines", metric("kata_shim_go_goroutines"), 8, nil}, // idle connections of containerd's
+		{"shim's threads", metric("kata_shim_threads"), 10, nil},         // Go starts one for a slow system call, and keeps it
+		{"shim's files", metric("kata_shim_fds"), 6, nil},
+		{"QEMU's files", metric("kata_hypervisor_fds"), 4, nil},
+		{"guest's used KiB", p.guestUsed(t), 16 << 10, nil},
 	}
 	for name, words := range map[string]string{"shim": "containerd-shim-katadirect-v2", "virtiofsd": "virtiofsd", "QEMU": "qemu-system-x86_64"} {
 		pids, err := p.node.Lab.Find(words)
@@ -63,16 +64,17 @@ func (p *pod) measure(t *testing.T) figures {
 		if len(pids) == 0 {
 			t.Fatalf("there is no %s any more", name)
 		}
-		all = append(all, figure{name + "'s processes", int64(len(pids)), 0},
-			figure{"mounts that the " + name + " sees", countLines(t, fmt.Sprintf("/proc/%d/mountinfo", pids[0])), 0})
+		all = append(all, figure{name + "'s processes", int64(len(pids)), 0, nil},
+			figure{"mounts that the " + name + " sees", countLines(t, fmt.Sprintf("/proc/%d/mountinfo", pids[0])), 0, nil})
 		if name == "virtiofsd" {
 			// It keeps one for each file that the guest remembers.
 			files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", slices.Max(pids)))
 			must(t, err)
-			all = append(all, figure{"virtiofsd's files", int64(len(files)), 64})
+			all = append(all, figure{"virtiofsd's files", int64(len(files)), 64, nil})
 		}
 	}
-	all = append(all, figure{"files in /run", p.filesInRun(t), 0})
+	inRun := p.filesInRun(t)
+	all = append(all, figure{"files in /run", int64(len(inRun)), 0, inRun})
 	slices.SortFunc(all, func(a, b figure) int { return strings.Compare(a.name, b.name) })
 	return all
 }
@@ -82,7 +84,13 @@ func growth(before, after figures) []string {
 	var complaints []string
 	for i, b := range before {
 		if a := after[i]; a.value > b.value+b.slack {
-			complaints = append(complaints, fmt.Sprintf("%s: %d have become %d", b.name, b.value, a.value))
+			complaint := fmt.Sprintf("%s: %d have become %d", b.name, b.value, a.value)
+			for _, name := range a.names {
+				if !slices.Contains(b.names, name) {
+					complaint += "\n\tnew: " + name
+				}
+			}
+			complaints = append(complaints, complaint)
 		}
 	}
 	return complaints
@@ -125,17 +133,17 @@ func countLines(t *testing.T, path string) int64 {
 	return n
 }
 
-// filesInRun counts what the shim, containerd and the driver keep there for the pod.
-func (p *pod) filesInRun(t *testing.T) (n int64) {
+// filesInRun is what the shim, containerd and the driver keep there for the pod.
+func (p *pod) filesInRun(t *testing.T) (names []string) {
 	t.Helper()
 	must(t, filepath.WalkDir(p.node.Lab.Path("/run"), func(path string, d fs.DirEntry, err error) error {
 		if d != nil && d.IsDir() && filepath.Base(filepath.Dir(path)) == "mounts" {
 			return fs.SkipDir // what is shared is the containers' own
 		}
 		if err == nil && !d.IsDir() {
-			n++
+			names = append(names, path)
 		}
 		return nil
 	}))
-	return n
+	return names
 }
