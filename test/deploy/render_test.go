@@ -87,6 +87,23 @@ func helm(t *testing.T, values string) objects {
 	return decode(t, text)
 }
 
+// renderings are the base, each overlay, and the chart with each overlay's values and with none.
+func renderings(t *testing.T) map[string]objects {
+	t.Helper()
+	found, err := os.ReadDir(overlays)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]objects{"base": kustomize(t, base)}
+	for _, overlay := range found {
+		all["overlay "+overlay.Name()] = kustomize(t, overlays+"/"+overlay.Name())
+	}
+	for overlay, values := range valuesOf {
+		all["the values of "+overlay] = helm(t, values)
+	}
+	return all
+}
+
 // objects by kind and name.
 type objects map[string]runtime.Object
 

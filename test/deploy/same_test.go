@@ -32,19 +32,21 @@ func same(t *testing.T, want, got objects) {
 	}
 }
 
+// valuesOf are the chart's values that give the same as each overlay. "" is the base.
+var valuesOf = map[string]string{
+	"":                        "",
+	"kubelet-sidecars":        "registrar: {enabled: true}\nlivenessprobe: {enabled: true}",
+	"volume-attributes-class": "volumeAttributesClass: {enabled: true}",
+	"monitoring":              "podMonitor: {enabled: true}",
+	"openshift":               "openshift: {enabled: true}\ncsiDriver: {seLinuxMount: true}",
+	"installer":               "installer: {enabled: true}",
+	"uninstaller":             "installer: {enabled: true, uninstall: true}",
+	"k0s":                     "kubeletDir: /var/lib/k0s/kubelet",
+	"microk8s":                "kubeletDir: /var/snap/microk8s/common/var/lib/kubelet",
+}
+
 func TestHelmAndKustomizeGiveTheSameObjects(t *testing.T) {
-	// Each overlay, and the values that mean the same.
-	for overlay, values := range map[string]string{
-		"":                        "",
-		"kubelet-sidecars":        "registrar: {enabled: true}\nlivenessprobe: {enabled: true}",
-		"volume-attributes-class": "volumeAttributesClass: {enabled: true}",
-		"monitoring":              "podMonitor: {enabled: true}",
-		"openshift":               "openshift: {enabled: true}\ncsiDriver: {seLinuxMount: true}",
-		"installer":               "installer: {enabled: true}",
-		"uninstaller":             "installer: {enabled: true, uninstall: true}",
-		"k0s":                     "kubeletDir: /var/lib/k0s/kubelet",
-		"microk8s":                "kubeletDir: /var/snap/microk8s/common/var/lib/kubelet",
-	} {
+	for overlay, values := range valuesOf {
 		t.Run("overlay "+overlay, func(t *testing.T) {
 			dir := base
 			if overlay != "" {
