@@ -3,6 +3,7 @@ package deploy
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,6 +38,7 @@ var valuesOf = map[string]string{
 	"":                        "",
 	"kubelet-sidecars":        "registrar: {enabled: true}\nlivenessprobe: {enabled: true}",
 	"volume-attributes-class": "volumeAttributesClass: {enabled: true}",
+	"without-snapshots":       "snapshotter: {enabled: false}",
 	"monitoring":              "podMonitor: {enabled: true}",
 	"openshift":               "openshift: {enabled: true}\ncsiDriver: {seLinuxMount: true}",
 	"installer":               "installer: {enabled: true}",
@@ -65,6 +67,13 @@ func TestWithoutSnapshotsNothingSpeaksOfThem(t *testing.T) {
 		for key := range all {
 			if key == "VolumeSnapshotClass/katadirect" || key == "ClusterRole/katadirect-snapshotter" || key == "ClusterRoleBinding/katadirect-snapshotter" {
 				t.Errorf("%s: %s is there", how, key)
+			}
+		}
+		for key, rules := range rolesOf(all) {
+			for _, right := range rulesOf(rules) {
+				if strings.Contains(right, ".snapshot.storage.k8s.io ") {
+					t.Errorf("%s: %s allows %s", how, key, right)
+				}
 			}
 		}
 		for key, spec := range podSpecs(all) {
