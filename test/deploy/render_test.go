@@ -51,14 +51,19 @@ func output(cmd *exec.Cmd) (string, error) {
 	return stdout.String(), nil
 }
 
-// kustomize renders a folder.
-func kustomize(t *testing.T, dir string) objects {
+func tryKustomize(t *testing.T, dir string) (string, error) {
 	t.Helper()
 	programs, err := cluster.Programs(lab.DefaultCache())
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := output(exec.CommandContext(t.Context(), filepath.Join(programs, "kubectl"), "kustomize", dir))
+	return output(exec.CommandContext(t.Context(), filepath.Join(programs, "kubectl"), "kustomize", dir))
+}
+
+// kustomize renders a folder.
+func kustomize(t *testing.T, dir string) objects {
+	t.Helper()
+	text, err := tryKustomize(t, dir)
 	if err != nil {
 		t.Fatalf("%s: %v", dir, err)
 	}
