@@ -1,9 +1,12 @@
 package deploy
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
@@ -43,6 +46,20 @@ spec: {attachRequired: false, podInfoOnMount: true, fsGroupPolicy: File, storage
 		}
 		if diff := cmp.Diff(want, only(want, is)); diff != "" {
 			t.Errorf("%s (-wanted +is):\n%s", test.object, diff)
+		}
+	}
+}
+
+func TestWhatRunsTwiceIsNotDrainedAtOnce(t *testing.T) {
+	for how, all := range renderings(t) {
+		for key, deployment := range of[*appsv1.Deployment](all) {
+			kept := false
+			for _, budget := range of[*policyv1.PodDisruptionBudget](all) {
+				kept = kept || maps.Equal(budget.Spec.Selector.MatchLabels, deployment.Spec.Selector.MatchLabels)
+			}
+			if *deployment.Spec.Replicas > 1 && !kept {
+				t.Errorf("%s: %s has no PodDisruptionBudget", how, key)
+			}
 		}
 	}
 }
