@@ -100,6 +100,18 @@ func TestAContainersSecurityContextAndLimits(t *testing.T) {
 				"mkdir /sys/fs/cgroup/mine && rmdir /sys/fs/cgroup/mine && echo yes": "yes",
 			})
 		})
+		t.Run("a character device of the host", func(t *testing.T) {
+			_, err := tryChanged(t, pod, "device", idle, func(c *cri.ContainerConfig) {
+				c.Devices = []*cri.Device{{HostPath: "/dev/ptmx", ContainerPath: "/dev/of-the-host", Permissions: "rw"}}
+			})
+			if err == nil || !strings.Contains(err.Error(), "/dev/of-the-host") {
+				t.Errorf("error %v", err)
+			}
+			c := changed(t, pod, "sink", idle, func(c *cri.ContainerConfig) {
+				c.Devices = []*cri.Device{{HostPath: "/dev/null", ContainerPath: "/dev/sink", Permissions: "rw"}}
+			})
+			prints(t, c, map[string]string{"echo x >/dev/sink && wc -c </dev/sink": "0"})
+		})
 		t.Run("procMount Unmasked", func(t *testing.T) {
 			c := changed(t, pod, "unmasked", idle, func(c *cri.ContainerConfig) {
 				security(c).MaskedPaths, security(c).ReadonlyPaths = []string{}, []string{}

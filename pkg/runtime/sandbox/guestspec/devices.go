@@ -9,9 +9,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// number is a device's, as LinuxDevice has it.
+type number struct{ major, minor int64 }
+
+// characters lets the character devices through that have the same number everywhere, and refuses others: in the guest
+// the host's number is that of another device, or of none. All those of the host, which a privileged container gets, are
+// nobody's choice, and are left out.
+func characters(s *specs.Spec, _ Guest) error {
+	var kept []specs.LinuxDevice
+	for _, d := range s.Linux.Devices {
+		switch {
+		case !isCharacter(d), hasOneNumber(d):
+			kept = append(kept, d)
+		case !HasHostDevices(s, d):
+			return fmt.Errorf("character device %s (%d:%d) of the host: %w", d.Path, d.Major, d.Minor, ErrUnsupported)
+		}
+	}
+	s.Linux.Devices = kept
+	return nil
+}
+
+func isCharacter(d specs.LinuxDevice) bool { return d.Type == "c" || d.Type == "u" }
+
+// hasOneNumber reports whether the device, whatever its path in the container, is one that every Linux has.
+func hasOneNumber(d specs.LinuxDevice) bool {
+	for _, n := range guestDevices {
+		if n == (number{d.Major, d.Minor}) {
+			return true
+		}
+	}
+	return false
+}
+
 // devices lets the block devices through that the guest has, under numbers of its own which the agent puts in, and
-// refuses others: the host's number may be that of another container's volume there. Character devices have the same
-// numbers everywhere, or none in the guest.
+// refuses others: the host's number may be that of another container's volume there.
 func devices(s *specs.Spec, g Guest) error {
 	for _, d := range s.Linux.Devices {
 		if IsBlock(d) && !slices.Contains(g.Disks, d.Path) {
@@ -39,9 +70,13 @@ func HasHostDevices(s *specs.Spec, d specs.LinuxDevice) bool {
 	if s.Linux == nil || !allowsAll(s.Linux.Resources) {
 		return false
 	}
+	kind := uint32(unix.S_IFBLK)
+	if isCharacter(d) {
+		kind = unix.S_IFCHR
+	}
 	var stat unix.Stat_t
 	err := unix.Stat(d.Path, &stat)
-	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK && stat.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	return err == nil && stat.Mode&unix.S_IFMT == kind && stat.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor))
 }
 
 // DeviceRules returns the rules of the device cgroup for the guest: all devices, if the host's allow all or the container

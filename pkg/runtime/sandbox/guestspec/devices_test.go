@@ -1,7 +1,9 @@
 package guestspec
 
 import (
+	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -103,11 +105,53 @@ func TestOnlyDisksThatWerePluggedInReachTheGuest(t *testing.T) {
 
 func TestADeviceOfAPrivilegedContainerIsTheHostsByItsPath(t *testing.T) {
 	// No block device is sure to be on every host: what is not one of the host's by its path is somebody's choice.
-	chosen := specs.LinuxDevice{Path: "/dev/none/such", Type: "b", Major: 7}
-	character := specs.LinuxDevice{Path: "/dev/null", Type: "b", Major: 1, Minor: 3}
-	for _, d := range []specs.LinuxDevice{chosen, character} {
-		if HasHostDevices(withRules(allowAll), d) {
-			t.Errorf("%+v", d)
+	for _, tc := range []struct {
+		d    specs.LinuxDevice
+		want bool
+	}{
+		{specs.LinuxDevice{Path: "/dev/none/such", Type: "b", Major: 7}, false},
+		{specs.LinuxDevice{Path: "/dev/null", Type: "b", Major: 1, Minor: 3}, false},
+		{specs.LinuxDevice{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, true},
+		{specs.LinuxDevice{Path: "/dev/null", Type: "c", Major: 1, Minor: 4}, false},
+	} {
+		if got := HasHostDevices(withRules(allowAll), tc.d); got != tc.want {
+			t.Errorf("%+v: %v", tc.d, got)
+		}
+	}
+}
+
+func TestOnlyCharacterDevicesThatEveryLinuxHasReachTheGuest(t *testing.T) {
+	hosts := specs.LinuxDevice{Path: "/dev/ptmx", Type: "c", Major: 5, Minor: 2} // one that every host has at this path
+	for _, tc := range []struct {
+		name string
+		d    specs.LinuxDevice
+		rule specs.LinuxDeviceCgroup
+		want string // "" if it goes through, "left out", or what the error says
+	}{
+		{"one of all", specs.LinuxDevice{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}, denyAll, ""},
+		{"one of all under another name", specs.LinuxDevice{Path: "/dev/sink", Type: "c", Major: 1, Minor: 3}, denyAll, ""},
+		{"one of all to a privileged container", specs.LinuxDevice{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, allowAll, ""},
+		{"a pipe", specs.LinuxDevice{Path: "/dev/pipe", Type: "p"}, denyAll, ""},
+		{"the host's", specs.LinuxDevice{Path: "/dev/nvidia0", Type: "c", Major: 195}, denyAll, "/dev/nvidia0 (195:0)"},
+		{"an unbuffered one", specs.LinuxDevice{Path: "/dev/nvidia0", Type: "u", Major: 195}, denyAll, "/dev/nvidia0"},
+		{"the host's under the name of one of all", specs.LinuxDevice{Path: "/dev/fuse", Type: "c", Major: 195}, denyAll, "/dev/fuse"},
+		{"the host's by its own path", hosts, denyAll, "/dev/ptmx"},
+		{"all of the host's", hosts, allowAll, "left out"},
+		{"a chosen one to a privileged container", specs.LinuxDevice{Path: "/dev/none/such", Type: "c", Major: 195}, allowAll, "/dev/none/such"},
+	} {
+		s := full()
+		s.Linux.Devices, s.Linux.Resources.Devices = []specs.LinuxDevice{tc.d}, []specs.LinuxDeviceCgroup{tc.rule}
+		out, _, err := For(s, Guest{ContainerID: "c1"})
+		switch {
+		case tc.want == "" || tc.want == "left out":
+			if err != nil || (len(out.Linux.Devices) == 1) != (tc.want == "") {
+				t.Errorf("%s: %+v, %v", tc.name, out, err)
+			}
+		case !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), tc.want):
+			t.Errorf("%s: error %v", tc.name, err)
+		}
+		if len(s.Linux.Devices) != 1 {
+			t.Errorf("%s: the host's spec was changed", tc.name)
 		}
 	}
 }

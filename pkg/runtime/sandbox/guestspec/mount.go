@@ -26,8 +26,11 @@ var guestTypes = []string{
 	"proc", "sysfs", "tmpfs", "ramfs", "mqueue", "devpts", "cgroup", "cgroup2", "bpf", "debugfs", "tracefs", "securityfs",
 }
 
-// guestDevices are character devices that every Linux has, under these names and with the same meaning.
-var guestDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/fuse"}
+// guestDevices are character devices that every Linux has, under these names and numbers and with the same meaning.
+var guestDevices = map[string]number{
+	"/dev/null": {1, 3}, "/dev/zero": {1, 5}, "/dev/full": {1, 7}, "/dev/random": {1, 8}, "/dev/urandom": {1, 9},
+	"/dev/tty": {5, 0}, "/dev/fuse": {10, 229},
+}
 
 // ShmDir is the guest's shared memory of the pod; the agent mounts it with the sandbox.
 const ShmDir = "/run/kata-containers/sandbox/shm"
@@ -41,12 +44,13 @@ func KindOf(m specs.Mount) (Kind, error) {
 		return 0, fmt.Errorf("mount of type %q on %s: %w", m.Type, m.Destination, ErrUnsupported)
 	}
 	source := path.Clean(m.Source)
+	_, own := guestDevices[source]
 	switch {
 	case m.Source == "":
 		return 0, fmt.Errorf("bind mount on %s has no source", m.Destination)
 	case isPodMemory(m):
 		return PodMemory, nil
-	case source == "/proc", below(source, "/sys"), slices.Contains(guestDevices, source):
+	case source == "/proc", below(source, "/sys"), own:
 		return GuestOwn, nil
 	case source == "/dev", below(source, "/dev/pts"), below(source, "/proc"):
 		return 0, fmt.Errorf("bind mount of the host's %s on %s: %w", source, m.Destination, ErrUnsupported)

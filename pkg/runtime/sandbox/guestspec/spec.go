@@ -39,7 +39,7 @@ type Guest struct {
 
 // steps each change one part of the copy.
 var steps = []func(*specs.Spec, Guest) error{
-	root, mounts, annotations, process, namespaces, resources, cgroup, devices, seccomp, hostOnly,
+	root, mounts, annotations, process, namespaces, characters, resources, cgroup, devices, seccomp, hostOnly,
 }
 
 // For returns the spec for the guest, and whether the container joins the pod's pid namespace. spec is not changed.
