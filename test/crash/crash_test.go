@@ -5,6 +5,8 @@ package crash
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -99,13 +101,16 @@ func TestTheDemoGoesOnWhenContainerdIsKilledBetweenAnyTwoSteps(t *testing.T) {
 	}
 }
 
-// Data that a container has synced is there for the next pod, on the same node, whatever was killed.
+// Data that a container has synced is there for the next pod, on the same node, whatever was killed; and if that was the
+// machine, kubelet finds why in the container's termination message.
 func TestTheNextPodHasTheDataWhenTheFirstIsKilled(t *testing.T) {
-	for victim, words := range map[string][]string{
-		"the machine": {"qemu-system-x86_64"},
-		"the shim":    {"containerd-shim-katadirect-v2"},
+	for victim, tc := range map[string]struct{ process, message string }{
+		"the machine": {"qemu-system-x86_64", "virtual machine is gone"},
+		"the shim":    {"containerd-shim-katadirect-v2", ""},
 	} {
 		t.Run(victim, func(t *testing.T) {
+			message := filepath.Join(t.TempDir(), "termination-log")
+			must(t, os.WriteFile(message, nil, 0o666))
 			n := artifacts.Node(t, lab.Debian)
 			v := n.Volume("pvc-crash", 1<<30, "ext4")
 			must(t, v.Create(t.Context()))
@@ -117,7 +122,10 @@ func TestTheNextPodHasTheDataWhenTheFirstIsKilled(t *testing.T) {
 				must(t, err)
 				c, err := pod.Run(t.Context(), lab.ContainerSpec{
 					Name: "app", Command: []string{"sleep", "infinity"},
-					Mounts: []lab.Mount{{HostPath: v.TargetPath(podUID), ContainerPath: "/data"}},
+					Mounts: []lab.Mount{
+						{HostPath: v.TargetPath(podUID), ContainerPath: "/data"},
+						{HostPath: message, ContainerPath: "/dev/termination-log"},
+					},
 				})
 				must(t, err)
 				out, err := c.Exec(t.Context(), "sh", "-c", script)
@@ -125,8 +133,11 @@ func TestTheNextPodHasTheDataWhenTheFirstIsKilled(t *testing.T) {
 				return out
 			}
 			read("first", "echo kept >/data/file && sync")
-			must(t, kill(t.Context(), n, words...))
+			must(t, kill(t.Context(), n, tc.process))
 			must(t, n.RemovePods(t.Context()))
+			if got, err := os.ReadFile(message); err != nil || (len(got) > 0) != (tc.message != "") || !strings.Contains(string(got), tc.message) {
+				t.Errorf("kubelet reads the termination message %q, %v; want %q", got, err, tc.message)
+			}
 			must(t, v.Unpublish(t.Context(), "first"))
 			if got := read("second", "cat /data/file"); got != "kept\n" {
 				t.Errorf("the next pod reads %q", got)

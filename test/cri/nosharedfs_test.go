@@ -45,6 +45,13 @@ func TestWithoutAFileShareTheGuestHasCopies(t *testing.T) {
 		t.Errorf("on the host the emptyDir has %v, %v", entries, err)
 	}
 
+	why := filepath.Join(d.path, "termination-log")
+	d.must(os.WriteFile(why, nil, 0o666))
+	c.want(run+" --rm --null-io"+mount(why, "/dev/termination-log", "rw")+` $IMAGE words sh -c "echo why >/dev/termination-log; exit 3"; echo $?`, "3\n")
+	if got, err := os.ReadFile(why); err != nil || string(got) != "why\n" {
+		t.Errorf("the host reads the termination message %q, %v", got, err)
+	}
+
 	for script, want := range map[string]string{
 		run + " --rm" + mount(d.path, "/host", "rw") + " $IMAGE writable true": "may write to",
 		"$RUN --rm --runtime-config-path " + config + " $IMAGE folder true":    "blockfile",

@@ -139,6 +139,10 @@ func (a *agent) ExecProcess(_ context.Context, r *agentproto.ExecProcessRequest)
 	return &agentproto.Empty{}, a.call("ExecProcess", r.GetContainerId()+"/"+r.GetExecId())
 }
 
+func (a *agent) GetDiagnosticData(_ context.Context, r *agentproto.GetDiagnosticDataRequest) (*agentproto.GetDiagnosticDataResponse, error) {
+	return &agentproto.GetDiagnosticDataResponse{Data: "why"}, a.call("GetDiagnosticData", r.GetLogType()+" "+r.GetContainerId())
+}
+
 func (a *agent) WaitProcess(_ context.Context, r *agentproto.WaitProcessRequest) (*agentproto.WaitProcessResponse, error) {
 	return &agentproto.WaitProcessResponse{Status: 7}, a.call("WaitProcess", r.GetContainerId()+"/"+r.GetExecId())
 }

@@ -32,6 +32,9 @@ func TestAContainersMountsReachTheGuestEachInItsWay(t *testing.T) {
 	if err := s.CreateContainer(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
+	if words, err := s.LastWords(t.Context(), "c1"); words != "" || err != nil || h.agent.called("GetDiagnosticData termination_log c1") {
+		t.Errorf("the guest is asked for a file that the host shares: %q, %v", words, err)
+	}
 	got := h.agent.requests["c1"]
 	if got.GetExecId() != "c1" || got.GetOCI().GetRoot().GetPath() != "/run/kata-containers/shared/containers/c1/rootfs" ||
 		!got.GetOCI().GetProcess().GetTerminal() {

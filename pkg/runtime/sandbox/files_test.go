@@ -48,6 +48,9 @@ func TestWithoutAFileShareNothingIsServedAndFilesAreCopied(t *testing.T) {
 	if !local {
 		t.Errorf("the emptyDir is none of %v", h.agent.requests["c1"].GetStorages())
 	}
+	if words, err := s.LastWords(t.Context(), "c1"); words != "why" || err != nil || !h.agent.called("GetDiagnosticData termination_log c1") {
+		t.Errorf("the container's last words: %q, %v; the guest was told %v", words, err, h.agent.calls)
+	}
 	if err := s.RemoveContainer(t.Context(), "c1"); err != nil {
 		t.Fatal(err)
 	}

@@ -202,6 +202,22 @@ func (s *Sandbox) Stats(ctx context.Context, id string) (*agentproto.StatsContai
 	return s.agent.StatsContainer(ctx, &agentproto.StatsContainerRequest{ContainerId: id})
 }
 
+// terminationLog is the one kind of diagnostic data that an agent has.
+const terminationLog = "termination_log"
+
+// LastWords returns what the container has left in the file that kubelet reads when it has ended, if the guest has only a
+// copy of that; "" if it is the host's own.
+func (s *Sandbox) LastWords(ctx context.Context, id string) (string, error) {
+	if !s.copies() {
+		return "", nil
+	}
+	if _, err := s.container(id); err != nil {
+		return "", err
+	}
+	r, err := s.agent.GetDiagnosticData(ctx, &agentproto.GetDiagnosticDataRequest{LogType: terminationLog, ContainerId: id})
+	return r.GetData(), err
+}
+
 // NextOOM blocks until the guest's kernel has taken a process from a container for want of memory, and returns the
 // container's id.
 func (s *Sandbox) NextOOM(ctx context.Context) (string, error) {

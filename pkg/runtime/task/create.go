@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
@@ -28,7 +29,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	c := s.newContainer(r, kind)
+	c := s.newContainer(r, kind, spec)
 
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
@@ -73,15 +74,16 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	return &taskapi.CreateTaskResponse{Pid: c.pod.pid()}, nil
 }
 
-func (s *Service) newContainer(r *taskapi.CreateTaskRequest, kind Kind) *container {
+func (s *Service) newContainer(r *taskapi.CreateTaskRequest, kind Kind, spec *specs.Spec) *container {
 	log := s.log.With("container", r.GetID())
 	return &container{
-		id:     r.GetID(),
-		bundle: r.GetBundle(),
-		kind:   kind,
-		init:   &process{life: newLife(creating{}), container: r.GetID(), log: log},
-		oom:    make(chan struct{}),
-		execs:  make(map[string]*process),
+		id:      r.GetID(),
+		bundle:  r.GetBundle(),
+		kind:    kind,
+		init:    &process{life: newLife(creating{}), container: r.GetID(), log: log},
+		message: messageFile(spec),
+		oom:     make(chan struct{}),
+		execs:   make(map[string]*process),
 	}
 }
 

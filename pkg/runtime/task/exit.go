@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"syscall"
 	"time"
 )
@@ -25,16 +26,18 @@ const (
 //  1. its output is complete in containerd's fifos, which are closed when they have been read
 //  2. its exit status is known, and so the agent has forgotten it
 //  3. a container's execs have been reported before
-//  4. a container's output has been read, or nobody reads it: see awaitReader
-//  5. State says stopped, then TaskExit is published, then Wait returns
-//  6. with the container that owns the machine, the machine ends
+//  4. a container's last words are in kubelet's file
+//  5. a container's output has been read, or nobody reads it: see awaitReader
+//  6. State says stopped, then TaskExit is published, then Wait returns
+//  7. with the container that owns the machine, the machine ends
 func (s *Service) watch(c *container, p *process) {
 	s.drain(c, p)
-	exit := s.reap(c, p)
+	exit, lost := s.reap(c, p)
 	close(p.reaped)
 	p.stdio.finish()
 	if p == c.init {
 		s.endExecs(c)
+		s.lastWords(c, lost)
 		s.awaitOOM(c, exit)
 		s.awaitReader(p)
 	}
@@ -62,8 +65,8 @@ func (s *Service) drain(c *container, p *process) {
 	}
 }
 
-// reap gets the exit status from the guest.
-func (s *Service) reap(c *container, p *process) Exit {
+// reap gets the exit status from the guest. lost is why the machine has taken the process along, unless it was told to.
+func (s *Service) reap(c *container, p *process) (exit Exit, lost error) {
 	ctx, cancel := context.WithCancel(c.pod.alive)
 	defer cancel()
 	go func() { // the end of one that the guest did not end is reported all the same
@@ -74,7 +77,7 @@ func (s *Service) reap(c *container, p *process) Exit {
 		}
 	}()
 	status, err := c.pod.Wait(ctx, c.id, p.exec)
-	exit := Exit{Status: uint32(status), At: time.Now()}
+	exit = Exit{Status: uint32(status), At: time.Now()}
 	switch {
 	case err == nil && (status < 0 || status > maxStatus):
 		exit.Status = statusLost
@@ -84,12 +87,15 @@ func (s *Service) reap(c *container, p *process) Exit {
 	case isClosed(p.exited):
 	case c.pod.dying(context.Background()):
 		exit.Status = statusKilled
+		if lost = context.Cause(c.pod.alive); errors.Is(lost, errStopped) {
+			lost = nil
+		}
 		p.log.Warn("process is gone with its machine", "status", exit.Status, "reason", context.Cause(c.pod.alive))
 	default:
 		exit.Status = statusLost
 		p.log.Error("exit status is not known", "status", exit.Status, "error", err)
 	}
-	return exit
+	return exit, lost
 }
 
 // endExecs kills what execs are left of a container whose first process has ended, and waits for their exits. Those that

@@ -24,7 +24,8 @@ type fakeSandbox struct {
 	done  chan struct{}
 	oom   chan string
 	stats *agentproto.StatsContainerResponse
-	lie   int // what is told of every exit, if not 0
+	lie   int    // what is told of every exit, if not 0
+	words string // what every container has left
 
 	mute    bool         // reads of output are never answered
 	deaf    atomic.Bool  // signals change nothing
@@ -40,7 +41,7 @@ type fakeSandbox struct {
 
 // hooks run inside the calls of the same name, before they do anything; an error fails the call.
 type hooks struct {
-	boot, create, start, exec, signal, wait, remove, stop func(ctx context.Context, id string) error
+	boot, create, start, exec, signal, wait, words, remove, stop func(ctx context.Context, id string) error
 }
 
 func run(hook func(context.Context, string) error, ctx context.Context, id string) error {
@@ -247,6 +248,11 @@ func (f *fakeSandbox) Update(_ context.Context, id string, r *specs.LinuxResourc
 
 func (f *fakeSandbox) Stats(context.Context, string) (*agentproto.StatsContainerResponse, error) {
 	return f.stats, nil
+}
+
+func (f *fakeSandbox) LastWords(ctx context.Context, id string) (string, error) {
+	f.note("last words %s", id)
+	return f.words, run(f.hooks.words, ctx, id)
 }
 
 func (f *fakeSandbox) NextOOM(ctx context.Context) (string, error) {

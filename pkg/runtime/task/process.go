@@ -36,6 +36,8 @@ type container struct {
 	kind   Kind
 	pod    *pod
 	init   *process
+	// message is the host's file for its last words, "" without one.
+	message string
 
 	removed bool // from the machine, or with it; of who has brought init to deleting
 

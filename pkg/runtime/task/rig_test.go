@@ -171,6 +171,7 @@ type spec struct {
 	id          string
 	args        []string
 	annotations map[string]string
+	mounts      []specs.Mount
 	io          StdioConfig
 	options     *anypb.Any
 }
@@ -197,6 +198,7 @@ func (r *rig) request(c spec) *taskapi.CreateTaskRequest {
 		Process:     &specs.Process{Args: c.args},
 		Root:        &specs.Root{Path: "rootfs"},
 		Annotations: c.annotations,
+		Mounts:      c.mounts,
 	})
 	if err != nil {
 		r.Fatal(err)

@@ -37,6 +37,9 @@ type Sandbox interface {
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
 	// Stats measures the container's cgroup in the guest.
 	Stats(ctx context.Context, id string) (*agentproto.StatsContainerResponse, error)
+	// LastWords returns what the container, whose first process has ended, has left for kubelet in a file that the host does
+	// not share; "" where it does.
+	LastWords(ctx context.Context, id string) (string, error)
 	// NextOOM blocks until the guest's kernel has killed a process of a container for want of memory, and returns the
 	// container's id.
 	NextOOM(ctx context.Context) (string, error)

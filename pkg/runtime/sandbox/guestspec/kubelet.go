@@ -1,6 +1,7 @@
 package guestspec
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"strconv"
@@ -55,6 +56,33 @@ func LocalPath(source string) string { return path.Join(localDir, path.Base(path
 
 // WatchablePath is where the guest has its copy of a watched folder; shared is the folder's path on the share.
 func WatchablePath(shared string) string { return path.Join(watchableDir, path.Base(shared)) }
+
+// Where the container's last words are: as kubelet says, if containerd passes that on, and where they are by default.
+const (
+	annotationMessagePath = "io.kubernetes.container.terminationMessagePath"
+	defaultMessagePath    = "/dev/termination-log"
+)
+
+// MessageMount returns the mount of the file into which the container may write its last words. It is known by its place in
+// the container, or by the name that kubelet gives such files: …/pods/UID/containers/NAME/ID.
+func MessageMount(s *specs.Spec) (m specs.Mount, ok bool) {
+	at := path.Clean(cmp.Or(s.Annotations[annotationMessagePath], defaultMessagePath))
+	for _, is := range []func(specs.Mount) bool{
+		func(m specs.Mount) bool { return path.Clean(m.Destination) == at },
+		func(m specs.Mount) bool {
+			parts := strings.Split(path.Clean(m.Source), "/")
+			n := len(parts)
+			return n > 5 && parts[n-3] == "containers" && parts[n-5] == "pods"
+		},
+	} {
+		for _, m := range s.Mounts {
+			if IsBind(m) && is(m) {
+				return m, true
+			}
+		}
+	}
+	return specs.Mount{}, false
+}
 
 // isPodMemory recognises the pod's shared memory as containerd and CRI-O mount it. A volume that somebody has mounted
 // in its stead is none.

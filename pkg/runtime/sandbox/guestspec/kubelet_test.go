@@ -35,6 +35,40 @@ func TestKubeletsVolumesAreKnownByTheirPath(t *testing.T) {
 	}
 }
 
+func TestTheFileOfAContainersLastWordsIsKnown(t *testing.T) {
+	const file = "/var/lib/kubelet/pods/0e3c/containers/app/1f2e3d4c"
+	bind := func(source, destination string) specs.Mount {
+		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: []string{"rbind", "rw"}}
+	}
+	named := map[string]string{annotationMessagePath: "/var/why"}
+	for _, tc := range []struct {
+		name              string
+		mounts            []specs.Mount
+		annotations       map[string]string
+		want, destination string // the source, and what the agent is told if it is not what it expects
+	}{
+		{"none", []specs.Mount{bind("/host", "/data")}, nil, "", ""},
+		{"at the usual place", []specs.Mount{bind("/host", "/data"), bind("/x/log", "/dev/termination-log")}, nil, "/x/log", ""},
+		{"where kubelet says", []specs.Mount{bind("/x", "/dev/termination-log"), bind("/log", "/var/why/")}, named, "/log", "/var/why/"},
+		{"by kubelet's name for it", []specs.Mount{bind("/host", "/data"), bind(file, "/var/why")}, nil, file, "/var/why"},
+		{"a part of a volume", []specs.Mount{bind("/var/lib/kubelet/pods/0e3c/volume-subpaths/v/app/0", "/x")}, nil, "", ""},
+		{"no file of the host", []specs.Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/dev/termination-log"}}, nil, "", ""},
+	} {
+		s := full()
+		s.Mounts = tc.mounts
+		for k, v := range tc.annotations {
+			s.Annotations[k] = v
+		}
+		if m, ok := MessageMount(s); m.Source != tc.want || ok != (tc.want != "") {
+			t.Errorf("%s: %+v, %v", tc.name, m, ok)
+		}
+		out, _, err := For(s, Guest{ContainerID: "c1"})
+		if err != nil || out.Annotations[annotationMessagePath] != tc.destination {
+			t.Errorf("%s: the agent is told %q, %v", tc.name, out.Annotations[annotationMessagePath], err)
+		}
+	}
+}
+
 func TestAPageSizeOfALimit(t *testing.T) {
 	for size, want := range map[string]int64{"2MB": 2 << 20, "1GB": 1 << 30, "64KB": 64 << 10} {
 		if got, err := PageBytes(size); got != want || err != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -39,7 +40,7 @@ type Guest struct {
 
 // steps each change one part of the copy.
 var steps = []func(*specs.Spec, Guest) error{
-	root, mounts, annotations, process, namespaces, characters, resources, cgroup, devices, seccomp, hostOnly,
+	root, message, mounts, annotations, process, namespaces, characters, resources, cgroup, devices, seccomp, hostOnly,
 }
 
 // For returns the spec for the guest, and whether the container joins the pod's pid namespace. spec is not changed.
@@ -78,6 +79,20 @@ func root(s *specs.Spec, g Guest) error {
 
 func mounts(s *specs.Spec, g Guest) error {
 	s.Mounts = g.Mounts
+	return nil
+}
+
+// message tells the agent where the container's last words will be, if kubelet's word for that has not come through. It is
+// before mounts, which hides kubelet's names.
+func message(s *specs.Spec, _ Guest) error {
+	m, ok := MessageMount(s)
+	if !ok || path.Clean(m.Destination) == defaultMessagePath {
+		return nil
+	}
+	if s.Annotations == nil {
+		s.Annotations = make(map[string]string)
+	}
+	s.Annotations[annotationMessagePath] = m.Destination
 	return nil
 }
 
