@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -70,32 +68,4 @@ func resolvConf(mounts []specs.Mount) []string {
 		return lines
 	}
 	return nil
-}
-
-// console takes the lines of the guest's console, whose length and rate the machine bounds, and keeps the last ones: of
-// a guest that does not come up they are all there is to go by.
-type console struct {
-	log *slog.Logger
-
-	mu   sync.Mutex
-	tail []byte
-}
-
-const maxConsoleTail = 2 << 10
-
-func (c *console) Write(p []byte) (int, error) {
-	c.log.Debug("guest console", "line", strings.TrimRight(string(p), "\r\n"))
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tail = append(c.tail, p...)
-	if excess := len(c.tail) - maxConsoleTail; excess > 0 {
-		c.tail = append(c.tail[:0], c.tail[excess:]...)
-	}
-	return len(p), nil
-}
-
-func (c *console) last() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return strings.TrimSpace(string(c.tail))
 }
