@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 )
 
 // ticksPerSecond is what the kernel counts processor time in for programs, on
@@ -41,18 +43,13 @@ func agentMetrics(b *strings.Builder) {
 	fmt.Fprintf(b, "kata_agent_scrape_count %d\n", scrapes.Add(1))
 	family(b, "kata_agent_threads", "gauge", "Threads of the agent.")
 	fmt.Fprintf(b, "kata_agent_threads %d\n", countEntries("/proc/self/task"))
-	family(b, "kata_agent_total_vm", "gauge", "Virtual memory of the agent in bytes.")
-	family(b, "kata_agent_total_rss", "gauge", "Resident memory of the agent in bytes.")
-	var total, resident uint64
-	if data, err := os.ReadFile("/proc/self/statm"); err == nil {
-		if _, err := fmt.Sscan(string(data), &total, &resident); err == nil {
-			page := uint64(os.Getpagesize())
-			fmt.Fprintf(b, "kata_agent_total_vm %d\nkata_agent_total_rss %d\n", total*page, resident*page)
-		}
-	}
+	total, resident := agentMemory()
+	single(b, "kata_agent_total_vm", "gauge", "Virtual memory of the agent in bytes.", total)
+	single(b, "kata_agent_total_rss", "gauge", "Resident memory of the agent in bytes.", resident)
 	family(b, "kata_agent_goroutines", "gauge", "Goroutines of the agent.")
 	fmt.Fprintf(b, "kata_agent_goroutines %d\n", runtime.NumGoroutine())
 	agentTimes(b)
+	agentProcess(b, total, resident)
 	family(b, "kata_agent_io_stat", "gauge", "Input and output of the agent.")
 	eachLine("/proc/self/io", func(fields []string) {
 		if len(fields) == 2 {
@@ -63,12 +60,48 @@ func agentMetrics(b *strings.Builder) {
 	eachLine("/proc/self/status", statusMetric(b))
 }
 
-// agentTimes reads the agent's processor time.
+// agentMemory is how much the agent has, in bytes, and how much of that is in memory.
+func agentMemory() (total, resident uint64) {
+	data, _ := os.ReadFile("/proc/self/statm")
+	_, _ = fmt.Sscan(string(data), &total, &resident)
+	page := uint64(os.Getpagesize())
+	return total * page, resident * page
+}
+
+// agentProcess writes what Prometheus' library tells of a process; Kata's agent
+// has it from there.
+func agentProcess(b *strings.Builder, total, resident uint64) {
+	const prefix = "kata_agent_process_"
+	single(b, prefix+"virtual_memory_bytes", "gauge", "Virtual memory of the agent in bytes.", total)
+	single(b, prefix+"resident_memory_bytes", "gauge", "Resident memory of the agent in bytes.", resident)
+	single(b, prefix+"open_fds", "gauge", "Open files of the agent.", uint64(countEntries("/proc/self/fd")))
+	var most unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &most); err == nil {
+		single(b, prefix+"max_fds", "gauge", "Files that the agent may have open.", most.Cur)
+	}
+}
+
+func single(b *strings.Builder, name, kind, help string, value uint64) {
+	family(b, name, kind, help)
+	fmt.Fprintf(b, "%s %d\n", name, value)
+}
+
+// bootTime is when the guest was started, in seconds since 1970.
+func bootTime() (seconds float64) {
+	eachLine("/proc/stat", func(fields []string) {
+		if len(fields) == 2 && fields[0] == "btime" {
+			seconds, _ = strconv.ParseFloat(fields[1], 64)
+		}
+	})
+	return seconds
+}
+
+// agentTimes reads the agent's processor time, and when it was started.
 func agentTimes(b *strings.Builder) {
 	data, err := os.ReadFile("/proc/self/stat")
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:])) // the name may hold anything
-	const utime, count = 11, 4                                                          // after the name
-	if err != nil || len(fields) < utime+count {
+	const utime, starttime = 11, 19                                                     // after the name
+	if err != nil || len(fields) <= starttime {
 		return
 	}
 	family(b, "kata_agent_proc_stat", "gauge", "Processor time of the agent in clock ticks.")
@@ -81,6 +114,12 @@ func agentTimes(b *strings.Builder) {
 	}
 	family(b, "kata_agent_total_time", "gauge", "Processor time of the agent in seconds.")
 	fmt.Fprintf(b, "kata_agent_total_time %g\n", total)
+	family(b, "kata_agent_process_cpu_seconds_total", "counter", "Processor time of the agent in seconds.")
+	fmt.Fprintf(b, "kata_agent_process_cpu_seconds_total %g\n", total)
+	if ticks, err := strconv.ParseFloat(fields[starttime], 64); err == nil {
+		family(b, "kata_agent_process_start_time_seconds", "gauge", "When the agent was started, in seconds since 1970.")
+		fmt.Fprintf(b, "kata_agent_process_start_time_seconds %.2f\n", bootTime()+ticks/ticksPerSecond)
+	}
 }
 
 // statusMetric writes the lines of /proc/PID/status that are memory or context

@@ -15,6 +15,7 @@ const (
 	gauge     kind = "gauge"
 	counter   kind = "counter"
 	histogram kind = "histogram"
+	summary   kind = "summary"
 	untyped   kind = "untyped"
 )
 

@@ -3,8 +3,12 @@ package management
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -68,6 +72,55 @@ func TestPrometheusReadsKatasFamilies(t *testing.T) {
 		if item.GetLabel()[0].GetValue() == "vmrss" && item.GetGauge().GetValue() < 1<<20 {
 			t.Errorf("resident memory is %v: not in bytes", item.GetGauge().GetValue())
 		}
+	}
+}
+
+// notThere are families of Kata's that docs/management.md says are not there, by the beginnings of their names.
+var notThere = []string{"kata_shim_pod_overhead_", "kata_shim_go_memstats_"}
+
+func TestEveryFamilyOfKatasIsThereOrSaidNotToBe(t *testing.T) {
+	names, err := os.ReadFile("testdata/kata-names.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../../docs/management.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, prefix := range notThere {
+		if !strings.Contains(string(page), "`"+prefix+"…`") {
+			t.Errorf("docs/management.md does not speak of %s…", prefix)
+		}
+	}
+	families := scrape(t, &sandbox{})
+	for name := range strings.Lines(string(names)) {
+		name = strings.TrimSpace(name)
+		if strings.HasPrefix(name, "#") {
+			continue
+		}
+		missing := slices.ContainsFunc(notThere, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if f := families[name]; (f == nil) != missing || f != nil && (f.GetHelp() == "" || len(f.GetMetric()) == 0) {
+			t.Errorf("%s: %v", name, f)
+		}
+	}
+}
+
+func TestTheShimsProcessIsDescribedTruly(t *testing.T) {
+	families := scrape(t, &sandbox{})
+	value := func(name string) float64 { return families[name].GetMetric()[0].GetGauge().GetValue() }
+	if at, now := value("kata_shim_process_start_time_seconds"), float64(time.Now().Unix()); at > now+1 || at < now-86400 {
+		t.Errorf("started at %v, and now is %v", at, now)
+	}
+	if open, most := value("kata_shim_process_open_fds"), value("kata_shim_process_max_fds"); open < 3 || open > most {
+		t.Errorf("%v files of %v are open", open, most)
+	}
+	if has, most := value("kata_shim_process_virtual_memory_bytes"), value("kata_shim_process_virtual_memory_max_bytes"); has < 1<<20 || has > most {
+		t.Errorf("%v bytes of %v", has, most)
+	}
+	runtime.GC()
+	pauses := scrape(t, &sandbox{})["kata_shim_go_gc_duration_seconds"].GetMetric()[0].GetSummary()
+	if pauses.GetSampleCount() == 0 || pauses.GetSampleSum() <= 0 || len(pauses.GetQuantile()) != 5 {
+		t.Errorf("pauses %v", pauses)
 	}
 }
 
