@@ -2,6 +2,8 @@ package task
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -27,8 +29,9 @@ func metrics(s *agentproto.StatsContainerResponse) (*anypb.Any, error) {
 			NrThrottled:   throttling.GetThrottledPeriods(),
 			ThrottledUsec: microseconds(throttling.GetThrottledTime()),
 		},
-		Memory: memory(group.GetMemoryStats()),
-		Io:     &stats.IOStat{Usage: diskUsage(group.GetBlkioStats())},
+		Memory:  memory(group.GetMemoryStats()),
+		Io:      &stats.IOStat{Usage: diskUsage(group.GetBlkioStats())},
+		Hugetlb: hugePages(group.GetHugetlbStats()),
 	}
 	value, err := proto.Marshal(m)
 	if err != nil {
@@ -57,6 +60,15 @@ func memory(in *agentproto.MemoryStats) *stats.MemoryStat {
 	out.Usage, out.UsageLimit = in.GetUsage().GetUsage(), in.GetUsage().GetLimit()
 	out.MaxUsage = in.GetUsage().GetMaxUsage()
 	out.SwapUsage, out.SwapLimit = in.GetSwapUsage().GetUsage(), in.GetSwapUsage().GetLimit()
+	return out
+}
+
+// hugePages are in the order of their sizes' names. Of the limit the agent's message has nothing.
+func hugePages(in map[string]*agentproto.HugetlbStats) []*stats.HugeTlbStat {
+	var out []*stats.HugeTlbStat
+	for _, size := range slices.Sorted(maps.Keys(in)) {
+		out = append(out, &stats.HugeTlbStat{Pagesize: size, Current: in[size].GetUsage(), Failcnt: in[size].GetFailcnt()})
+	}
 	return out
 }
 

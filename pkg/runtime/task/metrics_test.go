@@ -38,6 +38,7 @@ func TestStatsAreContainerdsMetrics(t *testing.T) {
 			},
 			IoServicedRecursive: []*agentproto.BlkioStatsEntry{{Major: 254, Minor: 0, Op: "Read", Value: 8}},
 		},
+		HugetlbStats: map[string]*agentproto.HugetlbStats{"2MB": {Usage: 4 << 20, Failcnt: 3}, "1GB": {}},
 	}}
 	r.run(spec{id: "c1", args: forever()})
 	resp, err := r.client.Stats(r.ctx, &taskapi.StatsRequest{ID: "c1"})
@@ -60,6 +61,7 @@ func TestStatsAreContainerdsMetrics(t *testing.T) {
 		Io: &stats.IOStat{Usage: []*stats.IOEntry{
 			{Major: 254, Minor: 0, Rbytes: 4096, Wbytes: 512, Rios: 8}, {Major: 254, Minor: 16, Rbytes: 1},
 		}},
+		Hugetlb: []*stats.HugeTlbStat{{Pagesize: "1GB"}, {Pagesize: "2MB", Current: 4 << 20, Failcnt: 3}},
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Error(diff)
