@@ -62,6 +62,7 @@ type runtimeTable struct {
 	NetworkModel           *string   `toml:"internetworking_model"`
 	DisableNewNetNS        *bool     `toml:"disable_new_netns"`
 	StaticResources        *bool     `toml:"static_sandbox_resource_mgmt"`
+	SandboxCgroupOnly      *bool     `toml:"sandbox_cgroup_only"`
 	EmptyDirMode           *string   `toml:"emptydir_mode"`
 	BindMounts             *[]string `toml:"sandbox_bind_mounts"`
 	EnablePprof            *bool     `toml:"enable_pprof"`
@@ -86,6 +87,10 @@ func (d *document) config() (Config, error) {
 	}
 	if c.Hypervisor.BlockCache && c.Hypervisor.BlockCacheNoFlush {
 		c.Notices = append(c.Notices, "block_device_cache_noflush = true: what pods have synced to their volumes is lost if this host fails")
+	}
+	if only := d.Runtime.SandboxCgroupOnly; only != nil && *only {
+		c.Notices = append(c.Notices, "sandbox_cgroup_only = true has no effect: shim and QEMU stay in containerd's cgroup, and are "+
+			"not held to the pod's limits on the host")
 	}
 	if err := d.Runtime.apply(&c.Runtime); err != nil {
 		return Config{}, err

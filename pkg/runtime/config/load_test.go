@@ -119,8 +119,13 @@ func TestKatasOwnFileIsReadUnderItsOwnNames(t *testing.T) {
 	}
 	// What Kata's own file has on every host is not worth a word; what nobody knows is.
 	if said := strings.Join(got.Notices, "\n"); !strings.Contains(said, "hypervisor.qemu.no_such_key") || !strings.Contains(said, `machine_type = "pc"`) || !strings.Contains(said, "is lost") ||
-		strings.Contains(said, "virtio_fs_cache_size") || strings.Contains(said, "factory") || len(got.Notices) != 3 {
+		!strings.Contains(said, "sandbox_cgroup_only = true") ||
+		strings.Contains(said, "virtio_fs_cache_size") || strings.Contains(said, "factory") || len(got.Notices) != 4 {
 		t.Errorf("notices:\n%s", said)
+	}
+	path = write(t, t.TempDir(), "configuration.toml", "[hypervisor.qemu]\n[runtime]\nsandbox_cgroup_only = false\n")
+	if got, err = load(path, nil, ""); err != nil || len(got.Notices) > 0 {
+		t.Errorf("with what Kata's own file has: %q, %v", got.Notices, err)
 	}
 }
 

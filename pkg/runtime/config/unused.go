@@ -31,7 +31,7 @@ var unused = []string{
 	"factory", // and all in it
 	"agent.kata.enable_tracing", "agent.kata.cdh_api_timeout", "agent.kata.launch_process_timeout", "agent.kata.mem_agent",
 	"runtime.enable_tracing", "runtime.jaeger_endpoint", "runtime.jaeger_user", "runtime.jaeger_password",
-	"runtime.sandbox_cgroup_only", "runtime.disable_guest_empty_dir", "runtime.guest_selinux_label", "runtime.vfio_mode", "runtime.experimental", "runtime.dan_conf",
+	"runtime.disable_guest_empty_dir", "runtime.guest_selinux_label", "runtime.vfio_mode", "runtime.experimental", "runtime.dan_conf",
 	"runtime.kubelet_root_dir", "runtime.pod_resource_api_sock",
 }
 
