@@ -25,7 +25,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	config, err := configPath(r.GetOptions(), s.log)
+	config, err := s.configPath(r.GetOptions())
 	if err != nil {
 		return nil, err
 	}

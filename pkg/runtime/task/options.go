@@ -2,7 +2,6 @@ package task
 
 import (
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -15,15 +14,17 @@ import (
 const optionsType = "runtimeoptions.v1.Options"
 
 // configPath returns the configuration file that the runtime's options in containerd's own configuration name, or
-// "". Options meant for runc are left aside with a warning: people copy them from runc's section, and a pod must
-// not fail for it.
-func configPath(options *anypb.Any, log *slog.Logger) (string, error) {
+// "". Options meant for runc are left aside with one warning, as every container of the pod brings them: people copy them
+// from runc's section, and a pod must not fail for it.
+func (s *Service) configPath(options *anypb.Any) (string, error) {
 	if options == nil || options.GetTypeUrl() == "" {
 		return "", nil
 	}
 	if !strings.HasSuffix(options.GetTypeUrl(), optionsType) {
-		log.Warn("ignoring runtime options that are not for this runtime; only ConfigPath is understood",
-			"type", options.GetTypeUrl())
+		s.warnOfOptions.Do(func() {
+			s.log.Warn("ignoring runtime options that are not for this runtime; only ConfigPath is understood",
+				"type", options.GetTypeUrl())
+		})
 		return "", nil
 	}
 	var o runtimeoptions.Options
@@ -31,7 +32,9 @@ func configPath(options *anypb.Any, log *slog.Logger) (string, error) {
 		return "", fmt.Errorf("%w: runtime options: %w", ErrInvalid, err)
 	}
 	if o.GetConfigPath() == "" && len(o.GetConfigBody()) > 0 {
-		log.Warn("ignoring runtime options without a ConfigPath; put the settings into a file and name it")
+		s.warnOfOptions.Do(func() {
+			s.log.Warn("ignoring runtime options without a ConfigPath; put the settings into a file and name it")
+		})
 	}
 	return o.GetConfigPath(), nil
 }

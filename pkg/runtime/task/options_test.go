@@ -35,7 +35,8 @@ func TestTheConfigurationFileNamedInTheRuntimesOptionsIsUsed(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, hooks{})
-			r.create(spec{id: "c1", args: forever(), options: c.options})
+			r.create(spec{id: "pod", args: forever(), annotations: asPod(), options: c.options})
+			r.create(spec{id: "c1", args: forever(), annotations: inPod("pod"), options: c.options})
 			wantEqual(t, "configuration file", r.booted[0].ConfigPath, c.want)
 			warnings := strings.Count(r.log.String(), "level=WARN")
 			if c.warning == "" && warnings > 0 || c.warning != "" && (warnings != 1 || !strings.Contains(r.log.String(), c.warning)) {

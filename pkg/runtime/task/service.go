@@ -38,6 +38,8 @@ type Service struct {
 	// killLimit, stallLimit, returnGrace, askGrace and oomGrace are the constants of those names; tests have other ones.
 	killLimit, stallLimit, returnGrace, askGrace, oomGrace time.Duration
 
+	warnOfOptions sync.Once
+
 	// tasks are the goroutines that watch processes and the machine. Close waits for them.
 	tasks sync.WaitGroup
 	// leaving is closed when the shim goes.
