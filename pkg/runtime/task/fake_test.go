@@ -148,7 +148,7 @@ func (f *fakeSandbox) find(id, execID string) (*fakeProcess, error) {
 }
 
 func (f *fakeSandbox) Signal(ctx context.Context, id, execID string, sig syscall.Signal, all bool) error {
-	f.note("signal %s/%s %d", id, execID, sig)
+	f.note("signal %s/%s %d all=%v", id, execID, sig, all)
 	if err := run(f.hooks.signal, ctx, id); err != nil {
 		return err
 	}

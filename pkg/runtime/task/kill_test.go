@@ -2,10 +2,13 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"syscall"
 	"testing"
 	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 )
 
 // deaf is a guest that never tells of an exit.
@@ -55,5 +58,20 @@ func TestAnExecThatTheGuestDoesNotEndIsReportedAlone(t *testing.T) {
 	}
 	if slices.Contains(r.sandbox.called(), "stop") {
 		t.Error("the machine was stopped for an exec")
+	}
+}
+
+func TestASignalIsForAllProcessesOrForOneAsItWasAsked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, hooks{})
+	r.run(spec{id: "c1", args: forever()})
+	for _, all := range []bool{false, true} {
+		req := &taskapi.KillRequest{ID: "c1", Signal: uint32(syscall.SIGCONT), All: all}
+		if _, err := r.client.Kill(r.ctx, req); err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf("signal c1/ %d all=%v", syscall.SIGCONT, all); !slices.Contains(r.sandbox.called(), want) {
+			t.Errorf("calls %q, want %q", r.sandbox.called(), want)
+		}
 	}
 }

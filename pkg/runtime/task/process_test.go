@@ -139,7 +139,7 @@ func TestAStartThatWasGivenUpLeavesNoProcess(t *testing.T) {
 	case <-limit:
 		t.Fatal("the exec is still being started")
 	}
-	if calls := r.sandbox.called(); !slices.Contains(calls, "signal c1/e1 9") {
+	if calls := r.sandbox.called(); !slices.Contains(calls, "signal c1/e1 9 all=false") {
 		t.Errorf("what may have been started was not killed: %q", calls)
 	}
 }
