@@ -17,6 +17,9 @@ var empty = &agentproto.Empty{}
 // CreateContainer mounts the container's storages and makes the container; its
 // first process waits for StartContainer.
 func (s *Service) CreateContainer(ctx context.Context, req *agentproto.CreateContainerRequest) (*agentproto.Empty, error) {
+	if err := refuse(req); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", req.GetContainerId(), err)
+	}
 	return empty, s.Sandbox.CreateContainer(ctx, req)
 }
 
@@ -40,6 +43,9 @@ func (s *Service) RemoveContainer(ctx context.Context, req *agentproto.RemoveCon
 
 // ExecProcess starts one more process in a container.
 func (s *Service) ExecProcess(ctx context.Context, req *agentproto.ExecProcessRequest) (*agentproto.Empty, error) {
+	if err := refuse(req); err != nil {
+		return nil, fmt.Errorf("process %s of container %s: %w", req.GetExecId(), req.GetContainerId(), err)
+	}
 	c, err := s.Sandbox.Container(req.GetContainerId())
 	if err != nil {
 		return nil, err
