@@ -34,6 +34,7 @@ func serve(_ context.Context, d shimv2.Daemon) (shimv2.Service, error) {
 			Events:    d.Events,
 			Shutdown:  d.Shutdown,
 			Connected: d.Connected,
+			Namespace: d.Namespace,
 			Log:       d.Log,
 		}),
 	}, nil

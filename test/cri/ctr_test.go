@@ -75,6 +75,15 @@ func TestAContainerAloneHasAMachineAndItsStreams(t *testing.T) {
 			t.Errorf("of %d bytes through stdin and stdout %d came back, not the same, %v", len(noise), len(got), err)
 		}
 
+		taker, file := filepath.Join(n.Lab.Dir, "taker"), filepath.Join(n.Lab.Dir, "log")
+		script := "#!/bin/sh\nexec 5>&-; echo \"$CONTAINER_ID in $CONTAINER_NAMESPACE: $(cat <&3)\" >$2\n"
+		if err := os.WriteFile(taker, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for uri, want := range map[string]string{"file://" + file: "hello\n", "binary://" + taker + "?to=" + file: "logged in k8s.io: hello\n"} {
+			c.want(fmt.Sprintf(`rm -f %[1]s; $RUN --rm --log-uri '%[2]s' $IMAGE logged echo hello; cat %[1]s`, file, uri), want)
+		}
+
 		for script, want := range map[string]string{
 			`$RUN --rm $IMAGE missing /no/such/program`:                     "/no/such/program",
 			`$RUN --rm --runtime-config-path /no/such/file $IMAGE config :`: "/no/such/file",

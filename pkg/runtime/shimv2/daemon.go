@@ -61,7 +61,8 @@ func serve(o options, c Config) (err error) {
 	shutdown := sync.OnceFunc(func() { close(done) })
 	clients := newClients()
 	service, err := c.Serve(context.Background(), Daemon{
-		ID: o.id, Log: log, Level: level, Events: events, Connected: clients.any, Shutdown: shutdown,
+		Namespace: o.namespace,
+		ID:        o.id, Log: log, Level: level, Events: events, Connected: clients.any, Shutdown: shutdown,
 	})
 	if err != nil {
 		return err

@@ -44,8 +44,9 @@ type Service interface {
 
 // Daemon is what the service may use of the process it runs in.
 type Daemon struct {
-	ID  string
-	Log *slog.Logger
+	ID        string
+	Namespace string // containerd's
+	Log       *slog.Logger
 	// Level is the log's: debug if containerd logs so much, and for the service to lower if its own settings say so.
 	Level  *slog.LevelVar
 	Events *Publisher

@@ -41,7 +41,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		s.release(c)
 		return move(c.init.life, "give up creating", creating.failed)
 	})
-	c.init.stdio, err = openStdio(ctx, StdioConfig{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal()}, c.init.log)
+	c.init.stdio, err = openStdio(ctx, s.streams(r, c.init), c.init.log)
 	if err != nil {
 		return nil, err
 	}

@@ -359,7 +359,7 @@ func TestWhatAMachineCannotDoSaysSo(t *testing.T) {
 	req.Checkpoint = "/somewhere"
 	_, err = r.client.Create(r.ctx, req)
 	wantCode(t, err, codes.Unimplemented)
-	_, err = r.client.Create(r.ctx, r.request(spec{id: "c1", args: forever(), io: StdioConfig{Stdout: "binary:///bin/logger"}}))
+	_, err = r.client.Create(r.ctx, r.request(spec{id: "c1", args: forever(), io: StdioConfig{Stdout: "journal:///bin/logger"}}))
 	wantCode(t, err, codes.Unimplemented)
 }
 

@@ -62,6 +62,7 @@ func newRig(t *testing.T, h hooks) *rig {
 		Shutdown: sync.OnceFunc(func() { close(r.down) }),
 		Log:      log,
 
+		Namespace: "moby",
 		Connected: func() bool { return !r.away.Load() },
 	})
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(Interceptor(log)))

@@ -24,6 +24,8 @@ type Config struct {
 	Shutdown func()
 	// Connected tells whether containerd is there. Without it, it always is.
 	Connected func() bool
+	// Namespace is containerd's, of which the programs that output goes to are told.
+	Namespace string
 	Log       *slog.Logger
 }
 
@@ -35,6 +37,7 @@ type Service struct {
 	// connected tells whether containerd is there.
 	connected func() bool
 	log       *slog.Logger
+	namespace string
 	// killLimit, stallLimit, returnGrace, askGrace and oomGrace are the constants of those names; tests have other ones.
 	killLimit, stallLimit, returnGrace, askGrace, oomGrace time.Duration
 
@@ -63,6 +66,7 @@ func New(c Config) *Service {
 		shutdown:  c.Shutdown,
 		log:       c.Log,
 		connected: c.Connected,
+		namespace: c.Namespace,
 		killLimit: killLimit, stallLimit: stallLimit, returnGrace: returnGrace, askGrace: askGrace, oomGrace: oomGrace,
 		leaving:    make(chan struct{}),
 		containers: make(map[string]*container),

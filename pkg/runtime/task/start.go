@@ -36,7 +36,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (_ *e
 		life: newLife(created{}), container: c.id, exec: r.GetExecID(), spec: &spec,
 		log: c.init.log.With("exec", r.GetExecID()),
 	}
-	p.stdio, err = openStdio(ctx, StdioConfig{r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal()}, p.log)
+	p.stdio, err = openStdio(ctx, s.streams(r, p), p.log)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +46,19 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (_ *e
 	}
 	s.publishExecAdded(p)
 	return &emptypb.Empty{}, nil
+}
+
+// streams names those of a process that is to be made.
+func (s *Service) streams(r interface {
+	GetStdin() string
+	GetStdout() string
+	GetStderr() string
+	GetTerminal() bool
+}, p *process) StdioConfig {
+	return StdioConfig{
+		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		ID: p.id(), Namespace: s.namespace,
+	}
 }
 
 // Start lets a container's first process run, or starts an exec.

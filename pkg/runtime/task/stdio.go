@@ -22,10 +22,13 @@ const openTimeout = 10 * time.Second
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
 
-// StdioConfig names a process's streams as containerd did: paths of fifos or files, file:// URIs, or empty.
+// StdioConfig names a process's streams as containerd did: paths of fifos or files, file:// URIs, or empty; or, as stdout,
+// a binary:// URI for both outputs.
 type StdioConfig struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool
+	// ID is the process's, and Namespace containerd's, which a program for the output is told.
+	ID, Namespace string
 }
 
 // guest is the other end of the streams. What waits for the guest there is ended by end.
@@ -40,8 +43,9 @@ type stdio struct {
 	config StdioConfig
 	log    *slog.Logger
 
-	stdin          *input  // nil without one
-	stdout, stderr *output // nil: read and thrown away, so that the process is not held up
+	stdin          *input      // nil without one
+	stdout, stderr *output     // nil: read and thrown away, so that the process is not held up
+	program        *logProgram // nil without one; reads both
 	outputs        sync.WaitGroup
 	input          sync.WaitGroup
 
@@ -63,6 +67,15 @@ func openStdio(ctx context.Context, c StdioConfig, log *slog.Logger) (_ *stdio, 
 	defer cancel()
 	if s.stdin, err = openInput(c.Stdin); err != nil {
 		return nil, fmt.Errorf("open stdin: %w", err)
+	}
+	if uri, ok := asProgram(c.Stdout); ok {
+		if s.program, s.stdout, s.stderr, err = startLogProgram(ctx, uri, c, log); err != nil {
+			return nil, err
+		}
+		if c.Terminal {
+			s.stderr.close() // nothing comes on it
+		}
+		return s, nil
 	}
 	if s.stdout, err = openOutput(ctx, c.Stdout); err != nil {
 		return nil, fmt.Errorf("open stdout: %w", err)
@@ -199,7 +212,8 @@ func (s *stdio) unread() int {
 	return n
 }
 
-// close gives everything back. Copying that is still under way ends with an error.
+// close gives everything back, and waits for a program that reads the output. Copying that is still under way ends with an
+// error.
 func (s *stdio) close() {
 	s.endGuest()
 	if s.stdin != nil {
@@ -209,6 +223,9 @@ func (s *stdio) close() {
 		if o != nil {
 			o.close()
 		}
+	}
+	if s.program != nil {
+		s.program.end()
 	}
 }
 

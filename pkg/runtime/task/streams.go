@@ -106,7 +106,7 @@ func openOutput(ctx context.Context, name string) (*output, error) {
 		case "file":
 			return openLogFile(uri.Path)
 		default:
-			return nil, fmt.Errorf("%w: logging to a %s:// URI; fifos and file:// are supported",
+			return nil, fmt.Errorf("%w: logging to a %s:// URI; fifos, file:// and, for both outputs, binary:// are supported",
 				ErrNotImplemented, uri.Scheme)
 		}
 	}
