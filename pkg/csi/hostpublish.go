@@ -175,10 +175,10 @@ func handOver(ctx context.Context, path string, gid uint32) error {
 	return nil
 }
 
-// growOnHost has the host's mount, if there is one, follow the image's new size.
+// growOnHost has the host's mount, if there is one, follow the image's new size, or says why it does not.
 func (n *node) growOnHost(ctx context.Context, v pool.Volume) error {
 	present, err := n.staged.Get(ctx, v.ID)
-	if err != nil || !present.OnHost || present.ReadOnly {
+	if err != nil || !present.OnHost {
 		return ignoring(err, stage.ErrNotStaged)
 	}
 	staging, err := realPath(present.StagingPath)
@@ -187,6 +187,10 @@ func (n *node) growOnHost(ctx context.Context, v pool.Volume) error {
 	}
 	if !n.isOnHostAt(ctx, v.ID, staging) {
 		return nil // it follows when it is mounted
+	}
+	if present.ReadOnly {
+		return failf(ErrCannotResize, "volume %s is mounted read-only on the host, where nothing can make it grow. It has %d bytes "+
+			"now, and a pod that has it for writing will find them", v.ID, v.SizeBytes)
 	}
 	if err := n.hosts.Grow(ctx, v.ImagePath, staging, v.FSType); err != nil {
 		return fmt.Errorf("volume %s has %d bytes now, but its file system has not grown yet: %w", v.ID, v.SizeBytes, err)

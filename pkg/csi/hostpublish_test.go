@@ -221,6 +221,38 @@ func TestAVolumeOnTheHostGrowsAndIsMeasured(t *testing.T) {
 	must(t, v.unstage())
 }
 
+func TestAVolumeThatIsReadOnlyOnTheHostSaysThatItDoesNotGrow(t *testing.T) {
+	h, _ := newModesHost(t)
+	v := h.createIn("data", inMode("host"), withFS("xfs"))
+	must(t, v.stage())
+	target := h.target("plain")
+	must(t, v.publishFor("plain", target)) // and so it has a file system
+	must(t, v.unpublish(target))
+	must(t, v.unstage())
+	reader := v
+	reader.cap = capability(withFS("xfs"), withMode(csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY))
+	must(t, reader.stage())
+	must(t, reader.publishFor("plain", target))
+	for _, path := range []string{target, h.staging(v.id)} {
+		_, err := reader.expand(t.Context(), path, gib)
+		refused(t, err, codes.FailedPrecondition, v.id, "read-only")
+	}
+	must(t, reader.unpublish(target))
+	size, err := reader.expand(t.Context(), h.staging(v.id), gib)
+	if err != nil || size != gib {
+		t.Errorf("with nobody on it: %d, %v", size, err)
+	}
+	must(t, reader.unstage())
+	must(t, v.stage())
+	must(t, v.publishFor("plain", target))
+	usage, err := v.stats(target)
+	if err != nil || usage[0].GetTotal() < gib*8/10 {
+		t.Errorf("a writer finds %v, %v", usage, err)
+	}
+	must(t, v.unpublish(target))
+	must(t, v.unstage())
+}
+
 // Staged state lies in /run, where people tidy up.
 func TestMountsAreFoundWithoutStagedState(t *testing.T) {
 	h, _ := newModesHost(t)
