@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 	"github.com/katadirect/katadirect/pkg/csi/stage"
@@ -14,7 +16,8 @@ func isInline(v pool.Volume) bool { return v.Parameters[parameterInline] != "" }
 
 // publishInlineOnHost mounts an inline volume for an ordinary pod. kubelet stages no such volume and no second pod can
 // have it, so its target path is its staging path too.
-func (n *node) publishInlineOnHost(ctx context.Context, v pool.Volume, a access, targetPath string) (err error) {
+func (n *node) publishInlineOnHost(ctx context.Context, v pool.Volume, a access, r *csi.NodePublishVolumeRequest) (err error) {
+	targetPath := r.GetTargetPath()
 	if n.isOnHostAt(ctx, v.ID, targetPath) {
 		return nil
 	}
@@ -47,5 +50,5 @@ func (n *node) publishInlineOnHost(ctx context.Context, v pool.Volume, a access,
 	if err := n.mountOnHost(ctx, v, staged, target); err != nil || a.fsGroup == 0 {
 		return err
 	}
-	return handOver(ctx, target, a.fsGroup)
+	return n.handOver(ctx, r, target, a.fsGroup)
 }

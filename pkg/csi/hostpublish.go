@@ -10,7 +10,6 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/katadirect/katadirect/internal/fsgroup"
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/csi/hostmount"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
@@ -55,7 +54,8 @@ func (n *node) isOnHostAt(ctx context.Context, id, path string) bool {
 }
 
 // publishOnHost mounts the volume at the target path, or finds that it is. On error it takes back what it made.
-func (n *node) publishOnHost(ctx context.Context, v pool.Volume, a access, targetPath string, readOnly bool) (err error) {
+func (n *node) publishOnHost(ctx context.Context, v pool.Volume, a access, r *csi.NodePublishVolumeRequest, readOnly bool) (err error) {
+	targetPath := r.GetTargetPath()
 	staged, err := n.staged.Get(ctx, v.ID)
 	if err != nil {
 		return err
@@ -82,8 +82,8 @@ func (n *node) publishOnHost(ctx context.Context, v pool.Volume, a access, targe
 		return err
 	}
 	if a.fsGroup != 0 && !readOnly {
-		if err := handOver(ctx, staging, a.fsGroup); err != nil {
-			return fmt.Errorf("volume %s: %w", v.ID, err)
+		if err := n.handOver(ctx, r, staging, a.fsGroup); err != nil {
+			return err
 		}
 	}
 	made, err := makeTarget(targetPath)
@@ -158,19 +158,6 @@ func (n *node) mountOnHost(ctx context.Context, v pool.Volume, staged stage.Volu
 	}, staging)
 	if err != nil {
 		return fmt.Errorf("mount volume %s on the host: %w", v.ID, err)
-	}
-	return nil
-}
-
-// handOver gives the volume's files to the pod's group.
-func handOver(ctx context.Context, path string, gid uint32) error {
-	root, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if err := fsgroup.Apply(ctx, root, gid); err != nil {
-		return fmt.Errorf("give the files to group %d: %w", gid, err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 )
 
@@ -180,6 +181,46 @@ func TestTheHostGivesTheFilesToThePodsGroup(t *testing.T) {
 		}
 	}
 	must(t, v.unpublish(target))
+}
+
+// TestThePodsPolicySaysWhetherAllFilesAreLookedAt has a file in a volume whose root folder is the group's already.
+func TestThePodsPolicySaysWhetherAllFilesAreLookedAt(t *testing.T) {
+	h, cluster := newModesHost(t)
+	v := h.createIn("data", inMode("host"))
+	withGroup("4321")(v.cap)
+	must(t, v.stage())
+	target := h.target("plain")
+	must(t, v.publishFor("plain", target))
+	must(t, os.WriteFile(filepath.Join(target, "file"), nil, 0o600))
+	must(t, os.Chown(filepath.Join(target, "file"), 0, 0))
+	must(t, v.unpublish(target))
+	group := func() uint32 {
+		var stat unix.Stat_t
+		must(t, v.publishFor("plain", target))
+		must(t, unix.Stat(filepath.Join(target, "file"), &stat))
+		must(t, v.unpublish(target))
+		return stat.Gid
+	}
+	cluster.policyOf = map[string]string{"plain": "OnRootMismatch"}
+	if got := group(); got != 0 {
+		t.Errorf("OnRootMismatch: the file has group %d", got)
+	}
+	must(t, v.unstage())
+	withGroup("5432")(v.cap)
+	must(t, v.stage())
+	if got := group(); got != 5432 {
+		t.Errorf("OnRootMismatch, another group than the root's: the file has group %d", got)
+	}
+	must(t, v.publishFor("plain", target))
+	must(t, os.Chown(filepath.Join(target, "file"), 0, 0))
+	must(t, v.unpublish(target))
+	cluster.err = kube.ErrUnavailable
+	refused(t, v.publishFor("plain", target), codes.Unavailable)
+	cluster.err = nil
+	delete(cluster.classOf, "plain") // host mode does without the pod
+	if got := group(); got != 5432 {
+		t.Errorf("a policy that cannot be looked up: the file has group %d", got)
+	}
 }
 
 func TestAVolumeOnTheHostGrowsAndIsMeasured(t *testing.T) {

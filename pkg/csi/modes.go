@@ -17,7 +17,7 @@ const pvNameKey = "csi.storage.k8s.io/pv/name"
 
 // lookups are what Kubernetes is asked.
 type lookups interface {
-	RuntimeClassOf(ctx context.Context, pod kube.PodName) (string, error)
+	Pod(ctx context.Context, name kube.PodName) (kube.Pod, error)
 	Runtime(ctx context.Context, className string) (mode.Runtime, error)
 	ModeOfClaim(ctx context.Context, id kube.VolumeID, names ...string) (mode.Mode, error)
 }
@@ -79,10 +79,8 @@ func (m modes) of(ctx context.Context, v pool.Volume, volumeContext map[string]s
 	if wanted == mode.Host {
 		return mode.Host, nil
 	}
-	pod := kube.PodName{
-		Namespace: volumeContext[contextPodNamespace], Name: volumeContext[contextPodName], UID: volumeContext[contextPodUID],
-	}
-	if pod.Namespace == "" || pod.Name == "" || pod.UID == "" {
+	pod, named := podOf(volumeContext)
+	if !named {
 		return "", failf(ErrState, "volume %s: kubelet does not say which pod the volume is for, and how the pod runs has to be "+
 			"looked up; the CSIDriver object needs podInfoOnMount: true", v.ID)
 	}
@@ -129,13 +127,13 @@ func (m modes) wanted(ctx context.Context, v pool.Volume, class mode.Mode, volum
 	return mode.Wanted(claim, class), nil
 }
 
-func (m modes) runtime(ctx context.Context, pod kube.PodName) (mode.Runtime, error) {
-	className, err := m.cluster.RuntimeClassOf(ctx, pod)
+func (m modes) runtime(ctx context.Context, name kube.PodName) (mode.Runtime, error) {
+	pod, err := m.cluster.Pod(ctx, name)
 	if err != nil {
 		return mode.Runtime{}, err
 	}
-	if className == "" {
+	if pod.RuntimeClass == "" {
 		return mode.Runtime{Handler: m.defaultHandler}, nil
 	}
-	return m.cluster.Runtime(ctx, className)
+	return m.cluster.Runtime(ctx, pod.RuntimeClass)
 }

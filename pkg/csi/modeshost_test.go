@@ -18,9 +18,10 @@ import (
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
-// fakeCluster answers what a test says, or fails. The real one is asked in test/cluster.
+// fakeCluster answers what a test says, or fails. The real one is asked in test/e2e.
 type fakeCluster struct {
 	classOf  map[string]string // a pod's RuntimeClass, by its name
+	policyOf map[string]string // and its fsGroupChangePolicy
 	runtimes map[string]mode.Runtime
 	claim    mode.Mode
 	err      error
@@ -36,13 +37,13 @@ func newFakeCluster() *fakeCluster {
 	}
 }
 
-func (f *fakeCluster) RuntimeClassOf(_ context.Context, pod kube.PodName) (string, error) {
+func (f *fakeCluster) Pod(_ context.Context, name kube.PodName) (kube.Pod, error) {
 	f.asked++
-	class, known := f.classOf[pod.Name]
+	class, known := f.classOf[name.Name]
 	if !known && f.err == nil {
-		return "", fmt.Errorf("%w: pod %s", kube.ErrNotFound, pod)
+		return kube.Pod{}, fmt.Errorf("%w: pod %s", kube.ErrNotFound, name)
 	}
-	return class, f.err
+	return kube.Pod{RuntimeClass: class, FSGroupChangePolicy: f.policyOf[name.Name]}, f.err
 }
 
 func (f *fakeCluster) Runtime(_ context.Context, name string) (mode.Runtime, error) {

@@ -59,14 +59,16 @@ func (n *node) publishVolume(ctx context.Context, v pool.Volume, a access, r *cs
 	case err != nil:
 		return err
 	case how == mode.Host && isInline(v):
-		return n.publishInlineOnHost(ctx, v, a, r.GetTargetPath())
+		return n.publishInlineOnHost(ctx, v, a, r)
 	case how == mode.Host:
-		return n.publishOnHost(ctx, v, a, r.GetTargetPath(), readOnly)
+		return n.publishOnHost(ctx, v, a, r, readOnly)
 	}
 	if err := n.leaveHost(ctx, v); err != nil {
 		return err
 	}
-	return n.publish(ctx, v, r.GetTargetPath(), forPod(newRecord(v, a, readOnly), r))
+	record := forPod(newRecord(v, a, readOnly), r)
+	n.addGroupPolicy(ctx, &record, r)
+	return n.publish(ctx, v, r.GetTargetPath(), record)
 }
 
 func (n *node) checkStaged(ctx context.Context, id, stagingPath string) (stage.Volume, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
+	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
@@ -184,6 +185,45 @@ func TestATornRecordIsReplacedOrRemoved(t *testing.T) {
 			must(t, v.unpublish(target))
 			if left, _ := h.store().List(t.Context()); len(left) != 0 {
 				t.Errorf("unpublish left %v", left)
+			}
+		})
+	}
+}
+
+func TestTheRecordHasThePodsGroupPolicy(t *testing.T) {
+	for name, test := range map[string]struct{ group, says, want string }{
+		"always":       {"2000", "Always", "Always"},
+		"on mismatch":  {"2000", "OnRootMismatch", "OnRootMismatch"},
+		"nothing":      {"2000", "", ""},
+		"another word": {"2000", "Sometimes", ""},
+		"no group":     {"", "OnRootMismatch", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, cluster := newModesHost(t)
+			cluster.policyOf = map[string]string{"machine": test.says}
+			v := h.createIn("data", inMode("direct"))
+			withGroup(test.group)(v.cap)
+			must(t, v.stage())
+			target := h.target("pod")
+			policy := func() string {
+				t.Helper()
+				must(t, v.publishFor("machine", target))
+				record, err := h.store().Get(t.Context(), target)
+				must(t, err)
+				return record.Metadata[directvolume.MetadataFSGroupChangePolicy]
+			}
+			if got := policy(); got != test.want {
+				t.Errorf("the record says %q, want %q", got, test.want)
+			}
+			// Published again, it keeps what it has, whatever is said now and whoever is away.
+			cluster.policyOf, cluster.err = nil, kube.ErrUnavailable
+			if got := policy(); got != test.want {
+				t.Errorf("published again, the record says %q, want %q", got, test.want)
+			}
+			must(t, v.unpublish(target))
+			cluster.policyOf, cluster.err = map[string]string{"machine": "Always"}, nil
+			if got := policy(); test.group != "" && got != "Always" {
+				t.Errorf("the next pod's record says %q", got)
 			}
 		})
 	}

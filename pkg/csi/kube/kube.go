@@ -2,7 +2,7 @@
 //
 //	cluster, err := kube.Open("in-cluster", nodeName, log)
 //	go cluster.Run(ctx)            // until the program ends
-//	pod, err := cluster.Pod(ctx, namespace, name, uid)
+//	pod, err := cluster.Pod(ctx, name)
 //
 // The pods of this node and all RuntimeClasses are watched, because every publication asks for them; what is kept of
 // each is its names and what is looked up. Anything that is not in that memory, or not as the caller knows it, is asked

@@ -24,7 +24,7 @@ import (
 )
 
 // answers stands in for an API server that fails on request. That the questions are the right ones, a real one says in
-// test/cluster.
+// test/e2e.
 type answers struct {
 	mu     sync.Mutex
 	by     map[string]any // by path: an object, or the number of a status
@@ -87,6 +87,12 @@ func pod(uid types.UID, class *string) *corev1.Pod {
 		Spec: corev1.PodSpec{RuntimeClassName: class, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
 }
 
+func withPolicy(p *corev1.Pod) *corev1.Pod {
+	policy, group := corev1.FSGroupChangeOnRootMismatch, int64(2000)
+	p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group, FSGroupChangePolicy: &policy}
+	return p
+}
+
 func volume(name, handle, driver string) *corev1.PersistentVolume {
 	v := &corev1.PersistentVolume{TypeMeta: pvMeta, ObjectMeta: metav1.ObjectMeta{Name: name}}
 	v.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: handle}
@@ -106,21 +112,22 @@ func class(handler string, annotations map[string]string) *nodev1.RuntimeClass {
 func TestPodsAreFoundOrTheFailureIsNamed(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer any
-		want   string
+		want   Pod
 		kind   error
 		words  string
 	}{
-		"with a class":      {pod("uid-1", &kataName), "kata", nil, ""},
-		"without one":       {pod("uid-1", nil), "", nil, ""},
-		"its successor":     {pod("uid-2", &kataName), "", ErrNotFound, "uid-2"},
-		"gone":              {http.StatusNotFound, "", ErrNotFound, "space/db-0"},
-		"not allowed":       {http.StatusForbidden, "", ErrUnavailable, "ClusterRole"},
-		"account not known": {http.StatusUnauthorized, "", ErrUnavailable, "ClusterRole"},
-		"server fails":      {http.StatusInternalServerError, "", ErrUnavailable, "--kubernetes"},
+		"with a class":      {pod("uid-1", &kataName), Pod{RuntimeClass: "kata"}, nil, ""},
+		"without one":       {pod("uid-1", nil), Pod{}, nil, ""},
+		"with a policy":     {withPolicy(pod("uid-1", nil)), Pod{FSGroupChangePolicy: "OnRootMismatch"}, nil, ""},
+		"its successor":     {pod("uid-2", &kataName), Pod{}, ErrNotFound, "uid-2"},
+		"gone":              {http.StatusNotFound, Pod{}, ErrNotFound, "space/db-0"},
+		"not allowed":       {http.StatusForbidden, Pod{}, ErrUnavailable, "ClusterRole"},
+		"account not known": {http.StatusUnauthorized, Pod{}, ErrUnavailable, "ClusterRole"},
+		"server fails":      {http.StatusInternalServerError, Pod{}, ErrUnavailable, "--kubernetes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, c := newAnswers(t, map[string]any{podPath: test.answer})
-			got, err := c.RuntimeClassOf(t.Context(), thisPod)
+			got, err := c.Pod(t.Context(), thisPod)
 			check(t, got, err, test.want, test.kind, test.words)
 		})
 	}
@@ -129,7 +136,7 @@ func TestPodsAreFoundOrTheFailureIsNamed(t *testing.T) {
 func TestAServerThatIsAwayIsNotAnAnswer(t *testing.T) {
 	a, c := newAnswers(t, nil)
 	a.server.Close()
-	_, err := c.RuntimeClassOf(t.Context(), thisPod)
+	_, err := c.Pod(t.Context(), thisPod)
 	check(t, "", err, "", ErrUnavailable, "--kubernetes")
 	_, err = c.Runtime(t.Context(), kataName)
 	check(t, "", err, "", ErrUnavailable, kataName)
@@ -204,21 +211,21 @@ func TestWhatIsKnownIsNotAskedForAgain(t *testing.T) {
 	a, c := newAnswers(t, map[string]any{
 		podPath: pod("uid-1", &kataName), "/runtimeclasses/kata": class("kata", map[string]string{mode.Key: "host"}),
 	})
-	old := pod("uid-1", &kataName)
+	old := withPolicy(pod("uid-1", &kataName))
 	old.Annotations = map[string]string{"large": "thing"}
 	remember(t, c.pods, old)
 	remember(t, c.classes, class("kata", map[string]string{mode.Key: "host", "large": "thing"}))
 
-	got, err := c.RuntimeClassOf(t.Context(), thisPod)
-	check(t, got, err, "kata", nil, "")
+	got, err := c.Pod(t.Context(), thisPod)
+	check(t, got, err, Pod{RuntimeClass: "kata", FSGroupChangePolicy: "OnRootMismatch"}, nil, "")
 	runtime, err := c.Runtime(t.Context(), kataName)
 	check(t, runtime, err, mode.Runtime{Class: "kata", Handler: "kata", Says: mode.Host}, nil, "")
 	if len(a.asked) > 0 {
 		t.Errorf("asked for %v", a.asked)
 	}
 	a.by[podPath] = pod("uid-2", nil)
-	got, err = c.RuntimeClassOf(t.Context(), PodName{Namespace: "space", Name: "db-0", UID: "uid-2"})
-	check(t, got, err, "", nil, "")
+	got, err = c.Pod(t.Context(), PodName{Namespace: "space", Name: "db-0", UID: "uid-2"})
+	check(t, got, err, Pod{}, nil, "")
 	if a.asked[podPath] != 1 {
 		t.Errorf("the successor was asked for %d times", a.asked[podPath])
 	}
@@ -247,6 +254,8 @@ func TestMemoryHoldsNoMoreThanIsLookedUp(t *testing.T) {
 			p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m"}}
 			return p
 		}(), `{"metadata":{"name":"db-0","namespace":"space","uid":"uid-1"},"spec":{"runtimeClassName":"kata"`},
+		{trimPod, withPolicy(pod("uid-1", nil)),
+			`{"metadata":{"name":"db-0","namespace":"space","uid":"uid-1"},"spec":{"securityContext":{"fsGroupChangePolicy":"OnRootMismatch"}`},
 		{trimClass, class("h", map[string]string{"a": "b", mode.Key: "host"}),
 			`{"metadata":{"name":"kata","annotations":{"katadirect.io/mode":"host"}},"handler":"h"}`},
 		{trimOthers, volume("pv-1", "kd-1", "other"), `{"metadata":{"name":"pv-1"}}`},

@@ -18,29 +18,38 @@ type PodName struct{ Namespace, Name, UID string }
 
 func (p PodName) String() string { return p.Namespace + "/" + p.Name }
 
-// RuntimeClassOf returns the name of the pod's RuntimeClass, "" if it has none. A pod of that name with another UID is
-// another pod, and ErrNotFound.
-func (c *Cluster) RuntimeClassOf(ctx context.Context, name PodName) (string, error) {
+// Pod is what is looked up of a pod; what it does not say is "".
+type Pod struct {
+	RuntimeClass string
+	// FSGroupChangePolicy is "Always" or "OnRootMismatch".
+	FSGroupChangePolicy string
+}
+
+// Pod looks a pod up. One of that name with another UID is another pod, and ErrNotFound.
+func (c *Cluster) Pod(ctx context.Context, name PodName) (Pod, error) {
 	// A pod of a StatefulSet has its predecessor's name, and the news of the change may be on its way.
 	if known, isPod := c.pods.get(name.String()).(*corev1.Pod); isPod && string(known.UID) == name.UID {
-		return classNameOf(known), nil
+		return podOf(known), nil
 	}
 	pod := &corev1.Pod{}
 	err := ask(ctx, c.core.Get().Namespace(name.Namespace).Resource("pods"), name.Name, pod)
 	if err != nil {
-		return "", fmt.Errorf("look up pod %s: %w", name, err)
+		return Pod{}, fmt.Errorf("look up pod %s: %w", name, err)
 	}
 	if string(pod.UID) != name.UID {
-		return "", fmt.Errorf("%w: pod %s has the uid %s, and the call is for %s, which is gone", ErrNotFound, name, pod.UID, name.UID)
+		return Pod{}, fmt.Errorf("%w: pod %s has the uid %s, and the call is for %s, which is gone", ErrNotFound, name, pod.UID, name.UID)
 	}
-	return classNameOf(pod), nil
+	return podOf(pod), nil
 }
 
-func classNameOf(pod *corev1.Pod) string {
-	if pod.Spec.RuntimeClassName == nil {
-		return ""
+func podOf(pod *corev1.Pod) (p Pod) {
+	if class := pod.Spec.RuntimeClassName; class != nil {
+		p.RuntimeClass = *class
 	}
-	return *pod.Spec.RuntimeClassName
+	if security := pod.Spec.SecurityContext; security != nil && security.FSGroupChangePolicy != nil {
+		p.FSGroupChangePolicy = string(*security.FSGroupChangePolicy)
+	}
+	return p
 }
 
 // Runtime returns what the RuntimeClass of that name says. An annotation that is no mode is an error: guessing what it

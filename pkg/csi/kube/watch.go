@@ -33,10 +33,14 @@ func trimPod(object any) (any, error) {
 	if !isPod {
 		return object, nil
 	}
-	return &corev1.Pod{
+	trimmed := &corev1.Pod{
 		ObjectMeta: names(pod.ObjectMeta),
 		Spec:       corev1.PodSpec{RuntimeClassName: pod.Spec.RuntimeClassName},
-	}, nil
+	}
+	if security := pod.Spec.SecurityContext; security != nil && security.FSGroupChangePolicy != nil {
+		trimmed.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroupChangePolicy: security.FSGroupChangePolicy}
+	}
+	return trimmed, nil
 }
 
 func trimClass(object any) (any, error) {
