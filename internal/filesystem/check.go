@@ -41,7 +41,7 @@ func (c Checker) Check(ctx context.Context, node, fstype string) (repaired strin
 	if err != nil || why == "" {
 		return "", err
 	}
-	output, status, err := c.Tools(ctx, "e2fsck", "-p", node)
+	output, status, err := c.Tools.run(ctx, "e2fsck", "-p", node)
 	if err != nil {
 		return "", fmt.Errorf("check %s (%s): %w", node, why, err)
 	}

@@ -34,10 +34,16 @@ var (
 	// ErrOptions is returned for mount options that cannot be given to the
 	// kernel.
 	ErrOptions = errors.New("mount options are not usable")
+	// ErrNoProgram is returned when a program that is needed is not
+	// installed.
+	ErrNoProgram = errors.New("a program is missing")
+	// ErrRefused is returned when the mkfs program does not take the options
+	// that the volume's owner has chosen.
+	ErrRefused = errors.New("mkfs options are refused")
 	// ErrBusy is returned when a file system could not be released because
 	// something still uses it.
 	ErrBusy = errors.New("file system is in use")
 )
 
-// Tools runs programs to their end. Reaper.Output is one.
+// Tools runs programs to their end. Reaper.Output is one, HostTools another.
 type Tools func(ctx context.Context, name string, args ...string) (output []byte, status int, err error)

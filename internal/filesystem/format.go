@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/katadirect/katadirect/internal/mkfs"
 )
@@ -74,10 +77,20 @@ func (f Formatter) Format(ctx context.Context, node, fstype string, how How) err
 	if err := device.Close(); err != nil {
 		return fmt.Errorf("format %s: %w", node, err)
 	}
-	if err := f.run(ctx, m, node); err != nil {
+	if err := f.run(ctx, m, node, how); err != nil {
 		return err
 	}
 	return finish(node, size)
+}
+
+// Make is Format for what the caller knows to be blank and nobody else's, such as an image that it has just made: it
+// neither looks nor leaves a mark.
+func (f Formatter) Make(ctx context.Context, image, fstype string, how How) error {
+	m, err := how.command(fstype)
+	if err != nil {
+		return fmt.Errorf("format %s: %w", image, err)
+	}
+	return f.run(ctx, m, image, how)
 }
 
 // prepare makes sure that the device may be formatted, and marks it.
@@ -99,15 +112,21 @@ func prepare(device *os.File) (size int64, err error) {
 	return size, setMark(device, size)
 }
 
-func (f Formatter) run(ctx context.Context, m command, node string) error {
-	output, status, err := f.Tools(ctx, m.program, append(slices.Clone(m.args), node)...)
-	if err != nil {
+func (f Formatter) run(ctx context.Context, m command, node string, how How) error {
+	output, status, err := f.Tools.run(ctx, m.program, append(slices.Clone(m.args), node)...)
+	switch words := mkfs.OneLine(output); {
+	case err != nil:
 		return fmt.Errorf("format %s: %w", node, err)
+	case status == 0:
+		return nil
+	case strings.Contains(strings.ToLower(words), unix.ENOSPC.Error()):
+		return fmt.Errorf("format %s: %w: %s failed with status %d: %s", node, unix.ENOSPC, m.program, status, words)
+	case how.Options != "":
+		return fmt.Errorf("format %s: %w: %s does not take %q for this volume, and failed with status %d: %s",
+			node, ErrRefused, m.program, how.Options, status, words)
+	default:
+		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m.program, status, words)
 	}
-	if status != 0 {
-		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m.program, status, mkfs.OneLine(output))
-	}
-	return nil
 }
 
 func finish(node string, size int64) error {

@@ -22,7 +22,7 @@ func MountDistinct(ctx context.Context, tools Tools, source, target, fstype stri
 	if options.ReadOnly() {
 		return fmt.Errorf("a copy of the file system, with the same identity, is mounted already, and this one is read-only: %w", err)
 	}
-	output, status, toolErr := tools(ctx, "btrfstune", "-f", "-m", source)
+	output, status, toolErr := tools.run(ctx, "btrfstune", "-f", "-m", source)
 	if toolErr != nil {
 		return errors.Join(err, fmt.Errorf("give the file system on %s a new identity: %w", source, toolErr))
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/katadirect/katadirect/internal/filesystem"
+	"github.com/katadirect/katadirect/internal/mkfs"
 	"github.com/katadirect/katadirect/pkg/csi/hostmount"
 	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
@@ -76,6 +77,8 @@ var codeOf = []struct {
 	{pool.ErrInvalidID, codes.InvalidArgument},
 	{pool.ErrInvalidSpec, codes.InvalidArgument},
 	{directvolume.ErrInvalidKey, codes.InvalidArgument},
+	{mkfs.ErrOption, codes.InvalidArgument},
+	{filesystem.ErrRefused, codes.InvalidArgument},
 	{ErrCannotResize, codes.FailedPrecondition},
 	{ErrCannotFreeze, codes.FailedPrecondition},
 	{pool.ErrGroupMember, codes.FailedPrecondition},
@@ -87,6 +90,8 @@ var codeOf = []struct {
 	{pool.ErrImageInUse, codes.FailedPrecondition},
 	{hostmount.ErrMounted, codes.FailedPrecondition},
 	{hostmount.ErrCannotGrow, codes.FailedPrecondition},
+	{hostmount.ErrRefused, codes.FailedPrecondition},
+	{filesystem.ErrNoProgram, codes.FailedPrecondition},
 	{filesystem.ErrBlank, codes.FailedPrecondition},
 	{filesystem.ErrOccupied, codes.FailedPrecondition},
 	{filesystem.ErrDamaged, codes.FailedPrecondition},

@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"runtime"
-	"strings"
-	"syscall"
 
-	"github.com/katadirect/katadirect/internal/mkfs"
+	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
@@ -51,41 +47,11 @@ func (c *controller) makeFormatted(ctx context.Context, spec pool.Spec, mkfsOpti
 	return d.FinishVolume()
 }
 
-// mkfsPackages are Debian's packages of the programs, for people who lack one.
-var mkfsPackages = map[string]string{"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
-
 // formatImage makes a file system on an image that is all holes.
 func formatImage(ctx context.Context, image, fsType, options string) error {
-	program, args, err := mkfs.Command(fsType, options)
-	if err != nil {
-		return failf(ErrInvalidArgument, "parameter %s: %w", parameterMkfsOptions, err)
+	err := filesystem.Formatter{Tools: filesystem.HostTools}.Make(ctx, image, fsType, filesystem.How{Options: options})
+	if errors.Is(err, filesystem.ErrNoProgram) {
+		return fmt.Errorf("%w; or let the guest format (%s: %s)", err, parameterFormat, formatGuest)
 	}
-	output, err := runToItsEnd(ctx, program, append(args, image)...)
-	switch words := mkfs.OneLine(output); {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", program, ctx.Err())
-	case errors.Is(err, exec.ErrNotFound):
-		return failf(ErrState, "%s is not installed on this node: install %s, or let the guest format (%s: %s)",
-			program, mkfsPackages[fsType], parameterFormat, formatGuest)
-	case strings.Contains(words, syscall.ENOSPC.Error()), strings.Contains(words, "No space left"):
-		return failf(pool.ErrNoSpace, "%s: %w: %s", program, err, words)
-	case options != "":
-		return failf(ErrInvalidArgument, "%s does not take %q for this volume: %w: %s", program, options, err, words)
-	default:
-		return fmt.Errorf("%s: %w: %s", program, err, words)
-	}
-}
-
-// runToItsEnd runs a program that does not outlive this one: a driver that is killed must leave nobody behind who
-// writes to images.
-func runToItsEnd(ctx context.Context, program string, args ...string) ([]byte, error) {
-	// The signal comes when the thread ends that has started the program.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd.CombinedOutput()
+	return err
 }

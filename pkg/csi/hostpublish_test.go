@@ -3,6 +3,7 @@ package csi
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -292,6 +293,56 @@ func TestAVolumeThatIsReadOnlyOnTheHostSaysThatItDoesNotGrow(t *testing.T) {
 	}
 	must(t, v.unpublish(target))
 	must(t, v.unstage())
+}
+
+func TestWhatTheHostCannotFormatOrMountIsSaidWithItsReason(t *testing.T) {
+	mkfsOptions := func(options string) map[string]string {
+		return map[string]string{mode.Key: "host", parameterMkfsOptions: options}
+	}
+	withoutPrograms := func(h *host, _ volume) { h.t.Setenv("PATH", h.t.TempDir()) }
+	for name, test := range map[string]struct {
+		fsType     string
+		parameters map[string]string
+		flags      []string
+		before     func(h *host, v volume)
+		code       codes.Code
+		words      []string
+	}{
+		"mkfs refuses the options": {"ext4", mkfsOptions("-b 1024 -I 4096"), nil, nil, codes.InvalidArgument, []string{"mkfs.ext4", "-b 1024 -I 4096"}},
+		"mkfs is missing":          {"xfs", inMode("host"), nil, withoutPrograms, codes.FailedPrecondition, []string{"mkfs.xfs", "install xfsprogs"}},
+		"fsck is missing": {"ext4", inMode("host"), nil, func(h *host, v volume) {
+			v.formatOnHost()
+			if out, err := exec.Command("tune2fs", "-c", "1", "-C", "9", v.image()).CombinedOutput(); err != nil {
+				h.t.Fatalf("%v: %s", err, out)
+			}
+			withoutPrograms(h, v)
+		}, codes.FailedPrecondition, []string{"e2fsck", "install e2fsprogs"}},
+		"mount is missing": {"xfs", inMode("host"), nil, func(h *host, v volume) {
+			v.formatOnHost()
+			withoutPrograms(h, v)
+		}, codes.FailedPrecondition, []string{"mount(8)"}},
+		"the kernel refuses an option": {"xfs", inMode("host"), []string{"logbufs=1"}, nil, codes.FailedPrecondition, []string{"logbufs=1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, _ := newModesHost(t)
+			v := h.createIn("data", test.parameters, withFS(test.fsType), withFlags(test.flags...))
+			must(t, v.stage())
+			if test.before != nil {
+				test.before(h, v)
+			}
+			refused(t, v.publishFor("plain", h.target("plain")), test.code, append(test.words, v.id)...)
+			h.nothingLeft()
+			must(t, v.unstage())
+		})
+	}
+}
+
+// formatOnHost has the volume formatted, and nobody use it.
+func (v volume) formatOnHost() {
+	v.h.t.Helper()
+	target := v.h.target("first")
+	must(v.h.t, v.publishFor("plain", target))
+	must(v.h.t, v.unpublish(target))
 }
 
 // Staged state lies in /run, where people tidy up.

@@ -39,6 +39,9 @@ var (
 	}
 )
 
+// sizeOptions are those whose number the kernel takes with a suffix, too.
+var sizeOptions = []string{"allocsize=", "logbsize=", "max_inline="}
+
 // maxOptionBytes is far more than any option on the list needs.
 const maxOptionBytes = 64
 
@@ -81,12 +84,15 @@ func optionAllowed(fsType, option string) bool {
 	return false
 }
 
-// optionMatches compares with one entry of the list. Values are numbers, with a size suffix where xfs takes one.
+// optionMatches compares with one entry of the list. Values are numbers, with a suffix if they are sizes.
 func optionMatches(known, option string) bool {
 	if !strings.HasSuffix(known, "=") && !strings.HasSuffix(known, ":") {
 		return known == option
 	}
 	value, found := strings.CutPrefix(option, known)
-	digits := strings.TrimRight(value, "kKmMgG")
+	digits := value
+	if slices.Contains(sizeOptions, known) {
+		digits = strings.TrimRight(value, "kKmMgG")
+	}
 	return found && len(value)-len(digits) <= 1 && digits != "" && strings.Trim(digits, "0123456789") == ""
 }

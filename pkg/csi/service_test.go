@@ -18,6 +18,12 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/internal/filesystem"
+	"github.com/katadirect/katadirect/internal/mkfs"
+	"github.com/katadirect/katadirect/pkg/csi/hostmount"
+	"github.com/katadirect/katadirect/pkg/csi/kube"
+	"github.com/katadirect/katadirect/pkg/csi/loop"
+	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
 
@@ -123,10 +129,34 @@ func TestAPanicEndsOneCallOnly(t *testing.T) {
 }
 
 func TestEveryDomainErrorHasItsCode(t *testing.T) {
-	for _, known := range codeOf {
-		err := toStatus(fmt.Errorf("while testing: %w", known.kind))
-		if status.Code(err) != known.code || !strings.Contains(err.Error(), "while testing") {
-			t.Errorf("%v became %v", known.kind, err)
+	want := map[codes.Code][]error{
+		codes.Aborted: {ErrBusy, errDeleted, ErrToken},
+		codes.InvalidArgument: {
+			ErrInvalidArgument, pool.ErrInvalidID, pool.ErrInvalidSpec, directvolume.ErrInvalidKey, mkfs.ErrOption, filesystem.ErrRefused,
+		},
+		codes.FailedPrecondition: {
+			ErrCannotResize, ErrCannotFreeze, pool.ErrGroupMember, ErrCannotLimit, ErrInUse, ErrState, loop.ErrInUse, loop.ErrForeign,
+			pool.ErrImageInUse, hostmount.ErrMounted, hostmount.ErrCannotGrow, hostmount.ErrRefused, filesystem.ErrNoProgram,
+			filesystem.ErrBlank, filesystem.ErrOccupied, filesystem.ErrDamaged, directvolume.ErrClaimed, directvolume.ErrInvalid,
+			stage.ErrNotStaged, mode.ErrNoMachine, mode.ErrUnknown, kube.ErrNotFound,
+		},
+		codes.AlreadyExists:     {ErrDiffers, pool.ErrAttachedDifferently, pool.ErrIncompatible},
+		codes.NotFound:          {ErrNotPublished, ErrNoNode, pool.ErrNotFound, pool.ErrSnapshotNotFound, pool.ErrGroupNotFound},
+		codes.OutOfRange:        {pool.ErrOutOfRange},
+		codes.ResourceExhausted: {ErrNoTopology, pool.ErrTooManyAttached, pool.ErrNoSpace, unix.ENOSPC, unix.EDQUOT},
+		codes.DataLoss:          {pool.ErrDamaged},
+		codes.Unavailable:       {ErrGuest, ErrDiskSilent, pool.ErrNotReady, errDriverEnds, kube.ErrUnavailable},
+		codes.Canceled:          {context.Canceled},
+		codes.DeadlineExceeded:  {context.DeadlineExceeded},
+	}
+	tried := 0
+	for code, kinds := range want {
+		for _, kind := range kinds {
+			tried++
+			err := toStatus(fmt.Errorf("while testing: %w", kind))
+			if status.Code(err) != code || !strings.Contains(err.Error(), "while testing") {
+				t.Errorf("%v became %v, want %v", kind, err, code)
+			}
 		}
 	}
 	if toStatus(nil) != nil {

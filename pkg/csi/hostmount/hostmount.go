@@ -25,10 +25,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
+	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"k8s.io/mount-utils"
@@ -38,8 +37,12 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 )
 
-// ErrMounted says that pods of the host still have the volume.
-var ErrMounted = errors.New("the volume is mounted on the host")
+var (
+	// ErrMounted says that pods of the host still have the volume.
+	ErrMounted = errors.New("the volume is mounted on the host")
+	// ErrRefused says that the kernel will not have the file system, or an option, as it is.
+	ErrRefused = errors.New("the kernel refuses to mount it")
+)
 
 // Mounts makes and finds mounts of the images of one pool.
 type Mounts struct {
@@ -152,7 +155,7 @@ func (m *Mounts) Mount(ctx context.Context, v Volume, path string) (err error) {
 		return err
 	}
 	if err := m.mounter.MountSensitiveWithoutSystemd(device.Path, path, v.FSType, mountOptions(v), nil); err != nil {
-		return fmt.Errorf("mount %s at %s: %w", v.Image, path, err)
+		return fmt.Errorf("mount %s at %s: %w", v.Image, path, explain(err))
 	}
 	undo.Push("unmount it again", func(context.Context) error { return unmount(path) })
 	if v.ReadOnly {
@@ -163,6 +166,22 @@ func (m *Mounts) Mount(ctx context.Context, v Volume, path string) (err error) {
 		m.log.WarnContext(ctx, "the file system is smaller than its volume and could not be grown", "image", v.Image, "error", err)
 	}
 	return nil
+}
+
+// explain finds the kind in what mount(8) says: nothing else of it comes through.
+func explain(err error) error {
+	said := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(err.Error(), w) })
+	}
+	switch {
+	case said(exec.ErrNotFound.Error()):
+		return fmt.Errorf("%w: install mount, which has mount(8): %w", filesystem.ErrNoProgram, err)
+	case said("Input/output error", "can't read superblock", "Cannot allocate memory"):
+		return err
+	case said("bad option", "fsconfig", "Invalid argument", "File exists", "unknown filesystem type", "Structure needs cleaning"):
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return err
 }
 
 // mountOptions are those of mount(8). Copies of an xfs have its uuid, and no volume is ever mounted twice.
@@ -190,29 +209,15 @@ func (m *Mounts) prepare(ctx context.Context, v Volume, device loop.Device) erro
 	case (content.Blank() || content.Unfinished) && (!v.Format || v.ReadOnly):
 		return fmt.Errorf("%w: %s", filesystem.ErrBlank, v.Image)
 	case content.Blank(), content.Unfinished:
-		return filesystem.Formatter{Tools: run}.Format(ctx, device.Path, v.FSType, filesystem.How{Options: v.MkfsOptions})
+		return filesystem.Formatter{Tools: filesystem.HostTools}.Format(ctx, device.Path, v.FSType, filesystem.How{Options: v.MkfsOptions})
 	case content.IsOther(v.FSType):
 		return fmt.Errorf("%w: %s is to have %s and holds: %s", filesystem.ErrOccupied, v.Image, v.FSType, content.Kind)
 	case v.ReadOnly:
 		return nil
 	}
-	repaired, err := filesystem.Checker{Tools: run}.Check(ctx, device.Path, v.FSType)
+	repaired, err := filesystem.Checker{Tools: filesystem.HostTools}.Check(ctx, device.Path, v.FSType)
 	if repaired != "" {
 		m.log.WarnContext(ctx, "fsck has repaired a file system", "image", v.Image, "fsck", repaired)
 	}
 	return err
-}
-
-// run runs a program to its end, which does not outlive this one: two that write to one device would destroy it.
-func run(ctx context.Context, name string, args ...string) ([]byte, int, error) {
-	// The signal comes when the thread ends that has started the program.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	output, err := cmd.CombinedOutput()
-	if ended := (*exec.ExitError)(nil); errors.As(err, &ended) && ended.ExitCode() >= 0 {
-		return output, ended.ExitCode(), nil
-	}
-	return output, 0, err
 }

@@ -322,3 +322,27 @@ func TestAMountThatFailsLeavesNothing(t *testing.T) {
 		t.Errorf("a loop device is left: %v", err)
 	}
 }
+
+func TestWhatMountSaysIsARefusalOnlyIfTheKernelWillNeverHaveIt(t *testing.T) {
+	for said, want := range map[string]error{
+		"mount: /m: wrong fs type, bad option, bad superblock on /dev/loop0, missing codepage or helper program, or other error.": ErrRefused,
+		"mount: /m: mount(2) system call failed: File exists.":                                                                    ErrRefused, // a btrfs beside its clone
+		"mount: /m: unknown filesystem type 'btrfs'.":                                                                             ErrRefused,
+		"mount: /m: mount(2) system call failed: Structure needs cleaning.":                                                       ErrRefused,
+		"mount: /m: fsconfig() failed: xfs: Unknown parameter 'x'.":                                                               ErrRefused,
+		`exec: "mount": executable file not found in $PATH`:                                                                       filesystem.ErrNoProgram,
+		"mount: /m: can't read superblock on /dev/loop0.":                                                                         nil,
+		"mount: /m: fsconfig() failed: Input/output error.":                                                                       nil,
+		"mount: /m: permission denied.":                                                                                           nil,
+	} {
+		err := explain(errors.New("mount failed: exit status 32\nOutput: " + said))
+		if !strings.Contains(err.Error(), said) {
+			t.Errorf("%q became %v", said, err)
+		}
+		for _, kind := range []error{ErrRefused, filesystem.ErrNoProgram} {
+			if errors.Is(err, kind) != (kind == want) {
+				t.Errorf("%q became %v, want the kind %v", said, err, want)
+			}
+		}
+	}
+}
