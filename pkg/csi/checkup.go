@@ -29,6 +29,7 @@ type checkup struct {
 	views   *guestview.Views
 	staged  *stage.Store
 	hosts   *hostmount.Mounts
+	onHost  *hostViews
 
 	pooling chan struct{} // of 1; held while the pool is looked at
 	probing chan struct{} // of 1; held while the pool's disk is asked for a sign of life
@@ -37,7 +38,7 @@ type checkup struct {
 }
 
 func newCheckup(p *pool.Pool, r records, g guests, v *guestview.Views, s *stage.Store, h *hostmount.Mounts) *checkup {
-	return &checkup{pool: p, records: r, guests: g, views: v, staged: s, hosts: h, pooling: make(chan struct{}, 1), probing: make(chan struct{}, 1)}
+	return &checkup{pool: p, records: r, guests: g, views: v, staged: s, hosts: h, onHost: newHostViews(), pooling: make(chan struct{}, 1), probing: make(chan struct{}, 1)}
 }
 
 // gauge is the one for the volume, as it is staged.
@@ -49,7 +50,13 @@ func (c *checkup) gaugeWith(v pool.Volume, publications publicationsOf) gauge {
 	if isRaw(v) {
 		return rawGauge{guest}
 	}
-	return hostGauge{staged: c.staged, hosts: c.hosts, next: guest}
+	return hostGauge{staged: c.staged, hosts: c.hosts, views: c.onHost, next: guest}
+}
+
+// forget is for a volume that is deleted.
+func (c *checkup) forget(id string) {
+	c.views.Forget(id)
+	c.onHost.forget(id)
 }
 
 // volume returns what is wrong with a volume, nothing for a healthy one. It returns pool.ErrInvalidID or

@@ -141,7 +141,7 @@ func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeReques
 	if err := c.pool.Delete(ctx, id); err != nil {
 		return nil, err
 	}
-	c.checkup.views.Forget(id)
+	c.checkup.forget(id)
 	return &csi.DeleteVolumeResponse{}, nil
 }
 

@@ -152,7 +152,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		jobs:       copies,
 		node:       serialNode{locks: held, idOf: volumes.ID, NodeServer: local},
 		checkup:    check,
-		observer:   observer{pool: volumes, staged: staged, records: found, views: check.views, troubles: went.log},
+		observer:   observer{pool: volumes, staged: staged, records: found, views: check.views, onHost: check.onHost, troubles: went.log},
 		reporter:   &reporter{node: c.NodeID, checkup: check, troubles: went.log},
 		troubles:   went,
 		config:     c,

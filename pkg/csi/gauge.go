@@ -21,6 +21,8 @@ type reading struct {
 	// usage is how full it is; nil if that is not known, and then unknown says why.
 	usage   []*csi.VolumeUsage
 	unknown error
+	// at is when the host has seen that; zero where a guest has said it, or nobody.
+	at time.Time
 	// problems are what is wrong with it in its use. What is wrong with its image is the pool's to say.
 	problems []health.Problem
 }
@@ -88,10 +90,7 @@ func (g guestGauge) inMachine(v pool.Volume, sandbox string, view guestview.View
 
 // silence says what it means that a guest has not answered. The zero value means that nothing follows from it.
 func silence(sandbox string, view guestview.View) health.Problem {
-	age := "nothing is known from before"
-	if view.Known() {
-		age = fmt.Sprintf("what is known is %s old", time.Since(view.At).Round(time.Second))
-	}
+	age := ageOf(view.At)
 	answer := (*directvolume.StatusError)(nil)
 	switch {
 	case errors.As(view.Err, &answer) && answer.Code == http.StatusServiceUnavailable:
@@ -106,6 +105,14 @@ func silence(sandbox string, view guestview.View) health.Problem {
 				sandbox, time.Since(view.SilentSince).Round(time.Second), age)}
 	}
 	return health.Problem{}
+}
+
+// ageOf says how old it is what somebody who does not answer has said at that time, which is zero for never.
+func ageOf(at time.Time) string {
+	if at.IsZero() {
+		return "nothing is known from before"
+	}
+	return fmt.Sprintf("what is known is %s old", time.Since(at).Round(time.Second))
 }
 
 func (g guestGauge) inNoMachine(ctx context.Context, v pool.Volume) (reading, error) {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/katadirect/katadirect/pkg/csi/health"
 	"github.com/katadirect/katadirect/pkg/csi/telemetry"
@@ -19,7 +21,13 @@ import (
 // hang mounts a file system at a volume's folder that answers nobody until the test is over: the server behind it never
 // says a word.
 func (v volume) hang() {
-	t, dir := v.h.t, filepath.Dir(v.image())
+	v.h.t.Helper()
+	v.hangAt(filepath.Dir(v.image()))
+}
+
+// hangAt is hang for another folder of the volume's.
+func (v volume) hangAt(dir string) {
+	t := v.h.t
 	t.Helper()
 	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	must(t, err)
@@ -57,6 +65,45 @@ func TestHealthIsAnsweredThoughAVolumesDiskHangs(t *testing.T) {
 	}
 	if all := well.health(); len(all) != 0 {
 		t.Errorf("the other volume: %v", all)
+	}
+}
+
+// TestAMountOfTheHostThatHangsIsAnsweredForWithWhatIsKnown goes on in the mount for as long as the test lasts, so every answer
+// but what was known before would come too late.
+func TestAMountOfTheHostThatHangsIsAnsweredForWithWhatIsKnown(t *testing.T) {
+	h, _ := newModesHost(t)
+	known, unknown := h.createIn("known", inMode("host")), h.createIn("unknown", inMode("host"))
+	for _, v := range []volume{known, unknown} {
+		must(t, v.stage())
+		must(t, v.publishFor("plain", h.target(v.id)))
+	}
+	before, err := known.stats(h.target(known.id))
+	must(t, err)
+	known.hangAt(h.staging(known.id))
+	unknown.hangAt(h.staging(unknown.id))
+	for range 2 {
+		usage, err := known.stats(h.target(known.id))
+		must(t, err)
+		if len(usage) != 2 || !proto.Equal(usage[0], before[0]) || !proto.Equal(usage[1], before[1]) {
+			t.Errorf("got %v, and known is %v", usage, before)
+		}
+		entry(t, known.health(), inaccessible, hostSilent, "not answered", "what is known is", "old")
+		_, err = unknown.stats(h.target(unknown.id))
+		refused(t, err, codes.Unavailable, unknown.id, "not answered")
+		entry(t, unknown.health(), inaccessible, hostSilent, "nothing is known")
+	}
+	state, err := h.driver.State(t.Context())
+	must(t, err)
+	for _, of := range state.Volumes {
+		switch g := of.Guest; {
+		case of.ID == unknown.id:
+			if g != nil {
+				t.Errorf("nobody has seen anything of it, and there is %+v", g)
+			}
+		case g == nil || g.UsedBytes != before[0].GetUsed() || g.Inodes != before[1].GetTotal() || !g.Abnormal || g.Silent ||
+			!slices.Equal(g.Problems, []string{hostSilent}) || g.When.IsZero():
+			t.Errorf("the state is %+v", g)
+		}
 	}
 }
 

@@ -15,13 +15,14 @@ import (
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
-// observer says how the driver's volumes are, for metrics: from the host's own files and from what guests said
-// before. It takes no locks that a call holds, and never asks a guest.
+// observer says how the driver's volumes are, for metrics: from the host's own files and from what guests said, and the
+// host saw in its mounts, before. It takes no locks that a call holds, and never asks a guest.
 type observer struct {
 	pool    *pool.Pool
 	staged  *stage.Store
 	records records
 	views   *guestview.Views
+	onHost  *hostViews
 
 	troubles *trouble.Log
 }
@@ -44,7 +45,7 @@ func (o observer) State(ctx context.Context) (telemetry.State, error) {
 	for _, v := range figures.Volumes {
 		s.Volumes = append(s.Volumes, telemetry.Volume{
 			ID: v.ID, Name: v.Name, FileSystem: v.FSType, SizeBytes: v.SizeBytes, AllocatedBytes: v.AllocatedBytes,
-			Failing: o.troubles.Failing(v.ID, now), Guest: o.guestState(v.ID, v.SizeBytes),
+			Failing: o.troubles.Failing(v.ID, now), Guest: o.inUse(v.ID, v.SizeBytes),
 		})
 	}
 	staged, err := o.staged.IDs(ctx)
@@ -55,10 +56,14 @@ func (o observer) State(ctx context.Context) (telemetry.State, error) {
 	return s, o.countRecords(ctx, &s)
 }
 
-// guestState is what a guest said last of a volume, nil if none was asked since the driver started.
-func (o observer) guestState(id string, sizeBytes int64) *telemetry.GuestState {
-	last := o.views.Last(id)
-	if !last.Known() && last.SilentSince.IsZero() {
+// inUse is what a guest said last of a volume, or the host saw last where it has mounted it; nil if neither was asked
+// since the driver started.
+func (o observer) inUse(id string, sizeBytes int64) *telemetry.GuestState {
+	last, seen := o.views.Last(id), o.onHost.last(id)
+	switch {
+	case seen.at.After(last.At):
+		return hostState(seen)
+	case !last.Known() && last.SilentSince.IsZero():
 		return nil
 	}
 	g := &telemetry.GuestState{
@@ -67,7 +72,24 @@ func (o observer) guestState(id string, sizeBytes int64) *telemetry.GuestState {
 	for _, p := range problemsOf(last.Stats) {
 		g.Problems = append(g.Problems, p.Reason)
 	}
-	for _, u := range usageOf(last.Stats, sizeBytes) {
+	fill(g, usageOf(last.Stats, sizeBytes))
+	return g
+}
+
+func hostState(seen hostView) *telemetry.GuestState {
+	g := &telemetry.GuestState{When: seen.at, Abnormal: seen.silent || len(seen.problems) > 0}
+	for _, p := range seen.problems {
+		g.Problems = append(g.Problems, p.Reason)
+	}
+	if seen.silent {
+		g.Problems = append(g.Problems, hostSilent)
+	}
+	fill(g, seen.usage)
+	return g
+}
+
+func fill(g *telemetry.GuestState, usage []*csi.VolumeUsage) {
+	for _, u := range usage {
 		switch u.GetUnit() {
 		case csi.VolumeUsage_BYTES:
 			g.CapacityBytes, g.UsedBytes, g.AvailableBytes = u.GetTotal(), u.GetUsed(), u.GetAvailable()
@@ -75,7 +97,6 @@ func (o observer) guestState(id string, sizeBytes int64) *telemetry.GuestState {
 			g.Inodes, g.InodesUsed = u.GetTotal(), u.GetUsed()
 		}
 	}
-	return g
 }
 
 // countRecords counts the records and claims of the host, and notes which volumes machines have.

@@ -183,7 +183,7 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 		return nil, err
 	}
 	if _, err := n.pool.Get(ctx, id); errors.Is(err, pool.ErrNotFound) {
-		n.checkup.views.Forget(id) // an inline volume has no DeleteVolume
+		n.checkup.forget(id) // an inline volume has no DeleteVolume
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }

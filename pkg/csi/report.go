@@ -153,7 +153,7 @@ func (r *reporter) usage(f facts.Volume, read reading) *facts.Usage {
 	case f.Block || read.usage == nil:
 		return nil
 	case f.HeldBy == facts.HeldByHost:
-		u.At = time.Now()
+		u.At = read.at
 	case !last.Known():
 		return nil
 	}

@@ -107,6 +107,15 @@ func TestHealthOfAPoolThatIsNearlyFull(t *testing.T) {
 	only(t, p.Health(t.Context()), health.Degraded, health.PoolNearlyFull, "2 of 64 MiB")
 }
 
+func TestHealthOfAPoolWithFewInodes(t *testing.T) {
+	dir := mountSmall(t, "tmpfs", 64*mib)
+	p := open(t, dir)
+	command(t, "mount", "-o", "remount,nr_inodes=1100", dir)
+	only(t, p.Health(t.Context()), 0, "")
+	command(t, "mount", "-o", "remount,nr_inodes=900", dir)
+	only(t, p.Health(t.Context()), health.Degraded, health.PoolFewInodes, dir, "inodes left")
+}
+
 func TestHealthOfAPoolWhoseFileSystemHasGoneReadOnlyAfterAnError(t *testing.T) {
 	dir := mountSmall(t, "ext4", 64*mib)
 	p := open(t, dir)

@@ -34,7 +34,8 @@ type Pool struct {
 	Short          bool    // the disk cannot hold what is promised
 }
 
-// Volume is one volume. What its guest said last is there when it said something since the driver started.
+// Volume is one volume. What its guest said last, or the host saw that has it mounted, is there when anything was since the
+// driver started.
 type Volume struct {
 	ID             string
 	Name           string // the PersistentVolume's
@@ -48,7 +49,7 @@ type Volume struct {
 	Guest   *GuestState
 }
 
-// GuestState is what a guest said about a volume's file system, and when.
+// GuestState is what a guest said about a volume's file system, and when, or what the host saw in a mount of its own.
 type GuestState struct {
 	When                                     time.Time // zero if it never said anything
 	CapacityBytes, UsedBytes, AvailableBytes int64
@@ -107,18 +108,18 @@ var (
 
 	volumeSize       = gauge("volume_size_bytes", "Size of the volume.", "volume")
 	volumeAllocated  = gauge("volume_allocated_bytes", "What the volume takes of the pool.", "volume")
-	volumeCapacity   = gauge("volume_capacity_bytes", "Size of the file system in it, as its guest said last.", "volume")
-	volumeUsed       = gauge("volume_used_bytes", "What is used of that file system, as its guest said last.", "volume")
-	volumeAvailable  = gauge("volume_available_bytes", "What is left of it, as its guest said last.", "volume")
-	volumeInodes     = gauge("volume_inodes", "Inodes of that file system, as its guest said last.", "volume")
-	volumeInodesUsed = gauge("volume_inodes_used", "Inodes in use, as its guest said last.", "volume")
-	volumeProblem    = gauge("volume_problem", "Always 1; the label is what its guest has found wrong with the volume.", "volume", "reason")
+	volumeCapacity   = gauge("volume_capacity_bytes", "Size of the file system in it, as found last by who has it mounted.", "volume")
+	volumeUsed       = gauge("volume_used_bytes", "What is used of that file system, as found last.", "volume")
+	volumeAvailable  = gauge("volume_available_bytes", "What is left of it, as found last.", "volume")
+	volumeInodes     = gauge("volume_inodes", "Inodes of that file system, as found last.", "volume")
+	volumeInodesUsed = gauge("volume_inodes_used", "Inodes in use, as found last.", "volume")
+	volumeProblem    = gauge("volume_problem", "Always 1; the label is what its guest, or the host that has it mounted, has found wrong with the volume.", "volume", "reason")
 	volumeInfo       = gauge("volume_info", "Always 1; the labels are the PersistentVolume's name and the file system, block for none.", "volume", "persistentvolume", "filesystem")
 	volumeInMachine  = gauge("volume_in_machine", "Whether a living machine has the volume: 1, or 0.", "volume")
 	volumeFailing    = gauge("volume_call_failing_since_seconds", "Since when RPCs for the volume fail, in seconds since 1970; missing when they do not.", "volume", "method")
-	volumeAbnormal   = gauge("volume_abnormal", "Whether its guest has found something wrong with the volume: 1, or 0.", "volume")
+	volumeAbnormal   = gauge("volume_abnormal", "Whether its guest, or the host that has it mounted, has found something wrong with the volume: 1, or 0.", "volume")
 	volumeSilent     = gauge("volume_guest_silent", "Whether its guest did not answer when it was asked last: 1, or 0.", "volume")
-	volumeStatsTime  = gauge("volume_stats_timestamp_seconds", "When the guest said so, in seconds since 1970.", "volume")
+	volumeStatsTime  = gauge("volume_stats_timestamp_seconds", "When that was found, in seconds since 1970.", "volume")
 )
 
 // all are the metrics that a scrape makes, in no order.
