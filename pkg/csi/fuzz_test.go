@@ -34,6 +34,29 @@ func FuzzPage(f *testing.F) {
 	})
 }
 
+// FuzzSELinuxLabel: a label is put into quotes among the options of mount(8), and must be one word of one option there.
+func FuzzSELinuxLabel(f *testing.F) {
+	for _, flag := range []string{
+		`context="system_u:object_r:container_file_t:s0:c15,c25"`, "context=u:r:t", `context="u:r:t",suid`, "noatime", `context="a\"b"`, "context=",
+	} {
+		f.Add(flag)
+	}
+	f.Fuzz(func(t *testing.T, flag string) {
+		label, others, err := takeSELinuxLabel([]string{flag})
+		value, isLabel := strings.CutPrefix(flag, "context=")
+		switch {
+		case !isLabel:
+			if err != nil || label != "" || !slices.Equal(others, []string{flag}) {
+				t.Errorf("%q, which is another option, gave %q, %q, %v", flag, label, others, err)
+			}
+		case err != nil:
+		case label == "" || len(others) > 0 || strings.Trim(value, `"`) != label || strconv.Quote(label) != `"`+label+`"` ||
+			strings.ContainsAny(label, "\"' \t\n\\=/") || strings.Count(label, ":") < 2:
+			t.Errorf("%q gave %q, %q", flag, label, others)
+		}
+	})
+}
+
 func FuzzPath(f *testing.F) {
 	for _, path := range []string{"/var/lib/kubelet/pods/1/mount", "/a/../b", "//", "/..", "/a\x00b", "a", "/" + strings.Repeat("x", 5000)} {
 		f.Add(path)

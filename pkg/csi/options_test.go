@@ -159,11 +159,22 @@ func FuzzMountOptions(f *testing.F) {
 
 func FuzzParameters(f *testing.F) {
 	f.Add("katadirect.io/mode", "direct")
+	f.Add("katadirect.io/mode", "auto")
+	f.Add("katadirect.io/mode", "host")
 	f.Add("csi.storage.k8s.io/fstype", "xfs")
 	f.Add("fstype", "ext4")
 	f.Fuzz(func(t *testing.T, key, value string) {
 		p, err := parseParameters(map[string]string{key: value})
-		if err == nil && (p.mode != mode.Direct || p.fsType != "" && checkFSType(p.fsType) != nil) {
+		if err != nil {
+			return
+		}
+		want := mode.Direct
+		if key == parameterMode {
+			if want, err = mode.Parse(value); err != nil {
+				t.Errorf("%q=%q passes: %v", key, value, err)
+			}
+		}
+		if p.mode != want || p.fsType != "" && checkFSType(p.fsType) != nil {
 			t.Errorf("%q=%q gave %+v", key, value, p)
 		}
 	})

@@ -1,6 +1,7 @@
 package directvolume
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -328,6 +329,39 @@ func FuzzParseStats(f *testing.F) {
 		}
 		if _, err := parseStats(again); err != nil {
 			t.Fatalf("cannot read %s: %v", again, err)
+		}
+	})
+}
+
+// FuzzAnswers reads what shims answer to freeze, thaw, copy and list. Whoever makes a copy goes by WasFrozen and Done, which
+// only the word true may set; the rest is passed on, and must be the same when it is read again.
+func FuzzAnswers(f *testing.F) {
+	for _, body := range []string{
+		`{"id":3,"remaining_milliseconds":9000}`, `{"was_frozen":true,"frozen_microseconds":12}`, `{"was_frozen":1}`, `null`, ``, `{"ended":"\ud800"}`,
+		`{"id":1,"copied_bytes":-1,"total_bytes":4096,"done":true,"failed":"x"}`, `[{"device":"/dev/sdf","frozen":{"since":"2026-01-01T00:00:00Z"}}]`,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var thaw Thaw
+		var state CopyState
+		for _, pair := range [][2]any{{&Freeze{}, &Freeze{}}, {&thaw, &Thaw{}}, {&state, &CopyState{}}, {&[]SandboxVolume{}, &[]SandboxVolume{}}} {
+			if readAnswer(body, pair[0]) != nil {
+				continue
+			}
+			text, err := json.Marshal(pair[0])
+			if err != nil {
+				t.Fatalf("%q became %+v, which cannot be written: %v", body, pair[0], err)
+			}
+			if err := readAnswer(text, pair[1]); err != nil {
+				t.Fatalf("cannot read %s: %v", text, err)
+			}
+			if again, err := json.Marshal(pair[1]); err != nil || !bytes.Equal(text, again) {
+				t.Errorf("%s became %s, %v", text, again, err)
+			}
+		}
+		if (thaw.WasFrozen || state.Done) && !bytes.Contains(body, []byte("true")) {
+			t.Errorf("%q is taken for a whole copy", body)
 		}
 	})
 }

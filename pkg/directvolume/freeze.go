@@ -144,6 +144,10 @@ func (c *Client) ask(ctx context.Context, path string, request, answer any) erro
 	if err != nil {
 		return err
 	}
+	return readAnswer(got, answer)
+}
+
+func readAnswer(got []byte, answer any) error {
 	if err := json.Unmarshal(got, answer); err != nil {
 		return fmt.Errorf("the shim's answer: %w", err)
 	}

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -94,4 +95,51 @@ func TestNoMachinesAndNoAnswerAreDifferent(t *testing.T) {
 	if code, text := scrape(t, noMachines{}); code != http.StatusServiceUnavailable || !strings.Contains(text, "on fire") {
 		t.Errorf("%d %q", code, text)
 	}
+}
+
+// FuzzMachines lets one machine say anything. It must not make the others' word be lost, nor speak for them.
+func FuzzMachines(f *testing.F) {
+	for _, text := range []string{
+		"katadirect_boot_seconds 2\n", "# TYPE kata_x histogram\nkata_x_sum 1\n", "# TYPE kata_x summary\nkata_x{quantile=\"0.5\"} NaN\n",
+		"kata_x{sandbox_id=\"b\"} 1\n", "katadirect_machine_up 0\n", "katadirect_csi_volumes 7\n", "kata_x{a=\"\\n\",b=\"\\\"\"} 1 99\n",
+		"# HELP kata_x \\\\ a\n# TYPE kata_x counter\nkata_x 1\nkata_x 1\n",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		said := func(context.Context) ([]byte, error) { return []byte(text), nil }
+		got, err := scrapeMachines(t.Context(), []Machine{
+			{Sandbox: "a", Metrics: said}, machine("b", "# TYPE katadirect_honest gauge\nkatadirect_honest 3\n"),
+		})
+		if err != nil {
+			t.Fatalf("one machine's %q fails the scrape: %v", text, err)
+		}
+		parser := expfmt.NewTextParser(model.LegacyValidation)
+		families, err := parser.TextToMetricFamilies(bytes.NewReader(got))
+		if err != nil {
+			t.Fatalf("%q became what nobody can read: %v", text, err)
+		}
+		ofB := 0
+		for name, family := range families {
+			if strings.HasPrefix(name, "katadirect_csi_") {
+				t.Errorf("a machine speaks for the driver: %s", name)
+			}
+			for _, m := range family.Metric {
+				var sandboxes []string
+				for _, l := range m.Label {
+					if l.GetName() == "sandbox_id" {
+						sandboxes = append(sandboxes, l.GetValue())
+					}
+				}
+				if len(sandboxes) != 1 {
+					t.Errorf("%s is of %q", name, sandboxes)
+				} else if sandboxes[0] == "b" {
+					ofB++
+				}
+			}
+		}
+		if most := 2; ofB > most || ofB == 0 || ofB < most && !strings.Contains(text, "katadirect_honest") {
+			t.Errorf("%d samples of the honest machine:\n%s", ofB, got)
+		}
+	})
 }
