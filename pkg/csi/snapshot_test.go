@@ -224,6 +224,52 @@ func TestWhatCannotBeASnapshotIsRefusedByName(t *testing.T) {
 	must(t, err)
 }
 
+// TestSnapshotsThatComeBetweenTwoPagesShiftNothing makes one whose id is before the first page's end, and one after it.
+func TestSnapshotsThatComeBetweenTwoPagesShiftNothing(t *testing.T) {
+	h := newHost(t)
+	v := h.create("one")
+	for i := range 4 {
+		_, err := v.snapshot(fmt.Sprint("s-", i))
+		must(t, err)
+	}
+	page := func(token string) (ids []string, next string) {
+		list, err := h.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{MaxEntries: 2, StartingToken: token})
+		must(t, err)
+		for _, e := range list.GetEntries() {
+			ids = append(ids, e.GetSnapshot().GetSnapshotId())
+		}
+		return ids, list.GetNextToken()
+	}
+	first, token := page("")
+	all, _ := h.driver.pool.SnapshotPage(t.Context(), "", "", 0)
+	want := first[:len(first):len(first)]
+	for _, s := range all[len(first):] {
+		want = append(want, s.ID)
+	}
+	add := func(fits func(id string) bool) string {
+		for i := 0; ; i++ {
+			name := fmt.Sprint("late-", i)
+			if id := h.driver.pool.SnapshotID(name); fits(id) {
+				_, err := v.snapshot(name)
+				must(t, err)
+				return id
+			}
+		}
+	}
+	add(func(id string) bool { return id < first[0] }) // its page has been given
+	want = append(want, add(func(id string) bool { return id > first[1] }))
+	slices.Sort(want)
+	got := first
+	for pages := 0; token != "" && pages < 3; pages++ {
+		var more []string
+		more, token = page(token)
+		got = append(got, more...)
+	}
+	if !slices.Equal(got, want) || token != "" {
+		t.Errorf("listed %v, want %v", got, want)
+	}
+}
+
 func TestSnapshotsAreListedByPagesAndFilters(t *testing.T) {
 	h := newHost(t)
 	one, other := h.create("one"), h.create("other")
