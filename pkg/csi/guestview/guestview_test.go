@@ -51,15 +51,15 @@ func TestASilentGuestCostsTheFullWaitOnceAndIsThenAnsweredForAtOnce(t *testing.T
 	if !errors.Is(got.Err, guestview.ErrSilent) || total(got) != 7 || got.SilentSince.IsZero() || first < guestview.Patience {
 		t.Errorf("after %v: %+v", first, got)
 	}
-	for range 5 {
-		begun = time.Now()
+	// A question is given up some time, and another one asked: looks that waited in full would see that.
+	for range 12 {
 		got = v.Look(t.Context(), "vol", "sb", never(&asked))
-		if took := time.Since(begun); took >= guestview.Patience || total(got) != 7 || got.Err == nil {
-			t.Errorf("once known to be silent, after %v: %+v", took, got)
+		if total(got) != 7 || got.Err == nil {
+			t.Errorf("once known to be silent: %+v", got)
 		}
 	}
 	if n := asked.Load(); n != 1 {
-		t.Errorf("%d questions were under way at a time", n)
+		t.Errorf("the guest was asked %d times, so somebody has waited for it", n)
 	}
 	if _, silent := v.Silent()["vol"]; !silent || len(v.Silent()) != 1 {
 		t.Errorf("silent are %v", v.Silent())
