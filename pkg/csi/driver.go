@@ -144,6 +144,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		checkup: check, limiter: limits, hosts: hosts, modes: how, log: c.Log,
 	}
 	local.sweepInline(ctx)
+	how.warn(ctx, c.Log)
 	return &Driver{
 		pool:       volumes,
 		identity:   identity{checkup: check},

@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/katadirect/katadirect/pkg/csi/kube"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
@@ -37,6 +38,14 @@ func newModes(c Config) modes {
 		m.cluster = c.Cluster
 	}
 	return m
+}
+
+// warn says once what the driver cannot find out.
+func (m modes) warn(ctx context.Context, log *slog.Logger) {
+	if m.cluster == nil {
+		log.WarnContext(ctx, "Kubernetes is not asked (--kubernetes=off), so nobody checks whether a pod that gets a direct volume "+
+			"runs in a virtual machine: one that does not writes into an empty folder of the node")
+	}
 }
 
 func readMode(p *parameters, value string) (err error) {

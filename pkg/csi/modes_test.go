@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -161,6 +162,22 @@ func TestWithoutKubernetesOnlyWhatNeedsNoLookUpWorks(t *testing.T) {
 		if got := isMounted(h.target(v.id)); got != (v.id == host.id) {
 			t.Errorf("%s is mounted: %t", v.id, got)
 		}
+	}
+}
+
+func TestADriverThatCannotTellMachinesSaysSoAtItsStart(t *testing.T) {
+	for name, cluster := range map[string]lookups{"without Kubernetes": nil, "with it": newFakeCluster()} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, func(h *host) { h.cluster = cluster })
+			h.stop()
+			want := 0
+			if cluster == nil {
+				want = 1
+			}
+			if got := strings.Count(h.log.String(), "--kubernetes=off"); got != want {
+				t.Errorf("said %d times, want %d:\n%s", got, want, h.log)
+			}
+		})
 	}
 }
 
