@@ -25,6 +25,8 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/loop"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
+	"github.com/katadirect/katadirect/pkg/csi/stage"
+	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
 func dial(t *testing.T, socket string) *grpc.ClientConn {
@@ -158,6 +160,9 @@ func TestEveryDomainErrorHasItsCode(t *testing.T) {
 				t.Errorf("%v became %v, want %v", kind, err, code)
 			}
 		}
+	}
+	if tried != len(codeOf) {
+		t.Errorf("%d kinds have codes, and %d are tried", len(codeOf), tried)
 	}
 	if toStatus(nil) != nil {
 		t.Error("success became an error")
