@@ -23,8 +23,8 @@ parameters: {csi.storage.k8s.io/fstype: ntfs}
 volumeBindingMode: WaitForFirstConsumer
 ---` + modeClaim("misspelt", "misspelt", "") + dataPod("misspelt", "misspelt", "kata") +
 		modeClaim("unheard-of", "unheard-of", "") + dataPod("unheard-of", "unheard-of", "kata"))
-	k.event("misspelt", "katadirect.io/colour")
-	k.event("unheard-of", "ntfs")
+	k.event("pvc/misspelt", "katadirect.io/colour")
+	k.event("pvc/unheard-of", "ntfs")
 	for _, claim := range []string{"misspelt", "unheard-of"} {
 		if phase := k.field("pvc/"+claim, "{.status.phase}"); phase != "Pending" {
 			t.Errorf("claim %s is %s", claim, phase)
@@ -44,7 +44,7 @@ kind: RuntimeClass
 metadata: {name: elsewhere}
 handler: elsewhere
 ---` + dataPod("homeless", "homeless", "elsewhere") + modeClaim("homeless", "katadirect-auto", ""))
-	k.event("homeless", `no runtime for "elsewhere" is configured`)
+	k.event("pod/homeless", `no runtime for "elsewhere" is configured`)
 
 	k.step("the classes' pods and claims go")
 	k.remove("pod/misspelt", "pod/unheard-of", "pod/homeless", "pvc/misspelt", "pvc/unheard-of", "pvc/homeless", "runtimeclass/elsewhere")
@@ -64,7 +64,7 @@ func neverSmaller(t *testing.T, k *kube) {
 
 	k.step("a size that no pool can have: the claim's events say so, the pod goes on")
 	k.grow("data", "100Ti")
-	k.event("data", "VolumeResizeFailed")
+	k.event("pvc/data", "VolumeResizeFailed")
 	if now := k.exec("data", dataKiB+"; touch /data/file"); now != was {
 		t.Errorf("the file system had %s KiB and has %s", was, now)
 	}

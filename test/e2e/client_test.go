@@ -111,10 +111,20 @@ func jsonField(raw []byte, template string) (string, error) {
 	return out.String(), err
 }
 
+// eventsOf is what a template makes of the events of a thing ("pod/name"): of this one, not of others that have its name.
+func (k *kube) eventsOf(thing, template string) string {
+	k.t.Helper()
+	uid := k.field(thing, "{.metadata.uid}")
+	if uid == "" {
+		return ""
+	}
+	return k.field("event/?fieldSelector="+url.QueryEscape("involvedObject.uid="+uid), template)
+}
+
 // events are reasons and messages of all events of the thing, a line each.
 func (k *kube) events(thing string) string {
 	k.t.Helper()
-	return k.field("event/?fieldSelector="+url.QueryEscape("involvedObject.name="+thing), `{range .items[*]}{.reason}: {.message}{"\n"}{end}`)
+	return k.eventsOf(thing, `{range .items[*]}{.reason}: {.message}{"\n"}{end}`)
 }
 
 // handle is the driver's name for a claim's volume.

@@ -34,7 +34,7 @@ func inlineInAMachine(t *testing.T, k *kube) {
 func inlineThatCannotBe(t *testing.T, k *kube) {
 	k.step("a pod whose volume does not fit")
 	k.apply(inlinePod("inline-huge", "15Ti"))
-	k.event("inline-huge", "not enough space in the pool")
+	k.event("pod/inline-huge", "not enough space in the pool")
 	k.remove("pod/inline-huge")
 }
 

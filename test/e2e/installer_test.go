@@ -34,7 +34,7 @@ func installerOnANode(t *testing.T, k *kube) {
 
 	k.step("a pod of a RuntimeClass whose runtime is on no node waits")
 	k.apply(installedPod)
-	k.event("machine", "affinity/selector")
+	k.event("pod/machine", "affinity/selector")
 
 	k.step("the installer's DaemonSet is ready")
 	folder := k.installerOverlay("installer")

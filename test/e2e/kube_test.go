@@ -156,7 +156,7 @@ func (k *kube) untilField(thing, path, want string) {
 	})
 }
 
-// event waits for an event of the thing that has all the words.
+// event waits for events of the thing that have all the words.
 func (k *kube) event(thing string, words ...string) {
 	k.t.Helper()
 	k.until(fmt.Sprintf("an event of %s with %q", thing, words), func() (string, bool) {

@@ -26,8 +26,9 @@ func driverIsMissing(t *testing.T, k *kube) {
 	k.step("the pod goes on; another's events say what is missing; a claim waits")
 	k.exec("here", "echo content > /data/file; sync")
 	k.apply(blockPod("raw", "raw", "runc", false) + claim("new", "64Mi", "ReadWriteOnce") + machinePod("new", "new"))
-	k.event("raw", "csi.katadirect.io")
+	k.event("pod/raw", "csi.katadirect.io not found in the list of registered CSI drivers")
 	k.kubectl("delete", "pod", "here", "--wait=false")
+	k.event("pvc/new", "Waiting for a volume to be created", "csi.katadirect.io") // its pod's node has been chosen
 	if phase := k.field("pvc/new", "{.status.phase}"); phase != "Pending" {
 		t.Errorf("claim new is %s", phase)
 	}
@@ -67,7 +68,7 @@ func diskIsFull(t *testing.T, k *kube) {
 
 	k.step("a pod with a new claim waits for room")
 	k.apply(blockClaim("late", "16Mi", "ReadWriteOnce") + blockPod("late", "late", "runc", false))
-	k.event("late", "not have enough free storage")
+	k.event("pod/late", "not have enough free storage")
 
 	k.step("there is room again: the machine goes on where it was, and the other pod starts")
 	if err := os.Remove(stranger); err != nil {

@@ -38,7 +38,7 @@ func mountedIsOnePods(t *testing.T, k *kube) {
 	k.ready("one-first")
 	k.exec("one-first", "echo content > /data/file; sync")
 	k.apply(machinePod("one-second", "one"))
-	k.event("one-second", "one pod at a time", k.ns+"/one-first")
+	k.event("pod/one-second", "one pod at a time", k.ns+"/one-first")
 	k.step("the first goes, the second comes")
 	k.remove("pod/one-first")
 	k.ready("one-second")

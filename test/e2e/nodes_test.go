@@ -52,8 +52,8 @@ func twoNodes(t *testing.T, k *kube) {
 	k.step("no pod gets the volume on another node, by the scheduler or past it")
 	k.remove("pod/two", "pod/restored")
 	k.apply(on(first, machinePod("stray", "two")) + past(first, machinePod("smuggled", "two")))
-	k.event("stray", "PersistentVolume's node affinity")
-	k.event("smuggled", "NodeAffinity")
+	k.event("pod/stray", "PersistentVolume's node affinity")
+	k.event("pod/smuggled", "NodeAffinity")
 	for _, pod := range []string{"stray", "smuggled"} {
 		if phase := k.field("pod/"+pod, "{.status.phase}"); phase == "Running" {
 			t.Errorf("pod %s runs", pod)
@@ -64,7 +64,7 @@ func twoNodes(t *testing.T, k *kube) {
 	k.step("with its node cordoned a pod waits, and runs there afterwards")
 	k.kubectl("cordon", cluster.SecondNode)
 	k.apply(machinePod("three", "two"))
-	k.event("three", "unschedulable")
+	k.event("pod/three", "unschedulable")
 	k.kubectl("uncordon", cluster.SecondNode)
 	k.ready("three")
 	if got := k.field("pod/three", "{.spec.nodeName}") + " " + k.exec("three", "cat /data/file"); got != second+" content" {

@@ -81,7 +81,7 @@ func rawBlockIsOnePods(t *testing.T, k *kube) {
 	k.ready("rawone-first")
 	k.exec("rawone-first", writeBlock)
 	k.apply(blockPod("rawone-second", "rawone", "runc", false))
-	k.event("rawone-second", "one pod at a time", k.ns+"/rawone-first")
+	k.event("pod/rawone-second", "one pod at a time", k.ns+"/rawone-first")
 	k.step("the first goes, the second comes")
 	k.remove("pod/rawone-first")
 	k.ready("rawone-second")

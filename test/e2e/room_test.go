@@ -12,11 +12,11 @@ func roomIsTracked(t *testing.T, k *kube) {
 	k.ready("most")
 	k.step("a pod whose claim does not fit any more stays pending")
 	k.apply(blockClaim("more", "20Gi", "ReadWriteOncePod") + blockPod("more", "more", "runc", false))
-	k.event("more", "not have enough free storage")
+	k.event("pod/more", "not have enough free storage")
 	if phase := k.field("pod/more", "{.status.phase}") + k.field("pvc/more", "{.status.phase}"); phase != "PendingPending" {
 		t.Errorf("pod and claim are %s", phase)
 	}
-	if taken := k.events("most"); strings.Contains(taken, "not have enough") {
+	if taken := k.events("pod/most"); strings.Contains(taken, "not have enough") {
 		t.Errorf("the first did not fit either: %s", taken)
 	}
 	k.step("the first goes, the second comes")

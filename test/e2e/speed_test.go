@@ -59,7 +59,7 @@ func (k *kube) running(pod string) {
 			return
 		}
 	}
-	k.t.Fatalf("pod %s does not run: %s", pod, k.events(pod))
+	k.t.Fatalf("pod %s does not run: %s", pod, k.events("pod/"+pod))
 }
 
 // tenAtOnce are ten pods with a claim each.

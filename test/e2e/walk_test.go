@@ -66,7 +66,7 @@ func (k *kube) df(pod string) (kib, used int) {
 func walkThrough(t *testing.T, k *kube) {
 	k.step("a claim waits for its first consumer")
 	k.apply(claim("data", "64Mi", "ReadWriteOncePod"))
-	k.event("data", "waiting for first consumer")
+	k.event("pvc/data", "waiting for first consumer")
 	if phase := k.field("pvc/data", "{.status.phase}"); phase != "Pending" {
 		t.Errorf("the claim is %s", phase)
 	}
@@ -80,7 +80,7 @@ func walkThrough(t *testing.T, k *kube) {
 
 	k.step("a second pod with the ReadWriteOncePod claim stays pending")
 	k.apply(machinePod("second", "data"))
-	k.event("second", "ReadWriteOncePod")
+	k.event("pod/second", "ReadWriteOncePod")
 	if phase := k.field("pod/second", "{.status.phase}"); phase != "Pending" {
 		t.Errorf("the second pod is %s", phase)
 	}
