@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// nothingIsLeft waits until all that scenarios have made is gone, from the API to the node's disk: the API forgets a
+// nothingIsLeft waits until all that scenarios have made is gone, from the API to the nodes' disks: the API forgets a
 // claim before the driver has deleted the volume.
 func nothingIsLeft(_ *testing.T, k *kube) {
 	k.step("the namespaces go")
@@ -31,10 +32,12 @@ func nothingIsLeft(_ *testing.T, k *kube) {
 		what string
 		look func() (string, error)
 	}{
-		{"nothing in the pool", k.inThePool},
+		{"nothing in the pools", k.inThePool},
 		{"no loop devices", k.loopDevices},
 		{"no mounts of volumes", k.volumeMounts},
-		{"no records, no sandboxes, no machines", k.ofTheRuntime},
+		{"nothing of volumes in kubelet's folders", k.inKubeletsFolders},
+		{"no records, no sandboxes", k.ofTheRuntime},
+		{"no machines, no shims", k.machines},
 	} {
 		k.step(at.what)
 		k.until(at.what, func() (string, bool) {
@@ -47,15 +50,38 @@ func nothingIsLeft(_ *testing.T, k *kube) {
 	}
 }
 
+// inThePool is what any node's pool has in it.
 func (k *kube) inThePool() (string, error) {
-	entries, err := os.ReadDir(filepath.Join(k.Pool()))
 	left := ""
-	for _, e := range entries {
-		if e.Name() != ".lock" {
-			left += e.Name() + "\n"
+	for _, node := range k.nodes() {
+		entries, err := os.ReadDir(k.PoolOf(node))
+		if err != nil {
+			return "", err
+		}
+		for _, e := range entries {
+			if e.Name() != ".lock" {
+				left += node + ": " + e.Name() + "\n"
+			}
 		}
 	}
-	return left, err
+	return left, nil
+}
+
+// found lists what any node has at places.
+func (k *kube) found(places ...string) (string, error) {
+	left := ""
+	for _, node := range k.nodes() {
+		for _, place := range places {
+			found, err := filepath.Glob(k.Node(node).Path(place))
+			if err != nil {
+				return "", err
+			}
+			for _, at := range found {
+				left += node + ": " + at + "\n"
+			}
+		}
+	}
+	return left, nil
 }
 
 // loopDevices are those over the images of this cluster's pools: others may run beside it.
@@ -87,6 +113,9 @@ func (k *kube) loopDevices() (string, error) {
 	return left, nil
 }
 
+// placesOfMounts are where kubelet and the driver mount volumes: at staging paths, for pods, and parts of them.
+var placesOfMounts = []string{"plugins/kubernetes.io/csi/", "kubernetes.io~csi", "volumeDevices", "volume-subpaths"}
+
 func (k *kube) volumeMounts() (string, error) {
 	left := ""
 	for _, node := range k.nodes() {
@@ -95,7 +124,7 @@ func (k *kube) volumeMounts() (string, error) {
 			return "", err
 		}
 		for line := range strings.Lines(string(mounts)) {
-			if strings.Contains(line, "volumeDevices") || strings.Contains(line, "kubernetes.io~csi") {
+			if slices.ContainsFunc(placesOfMounts, func(place string) bool { return strings.Contains(line, place) }) {
 				left += node + ": " + line
 			}
 		}
@@ -103,24 +132,35 @@ func (k *kube) volumeMounts() (string, error) {
 	return left, nil
 }
 
-// ofTheRuntime is what the driver and the shims keep below /run, and every QEMU.
+// inKubeletsFolders is what kubelet keeps of volumes, of each in folders of its own: where it is staged, and what pods have
+// of it.
+func (k *kube) inKubeletsFolders() (string, error) {
+	const (
+		kubelet = "/var/lib/kubelet/"
+		csi     = kubelet + "plugins/kubernetes.io/csi/"
+	)
+	return k.found(
+		csi+"csi.katadirect.io/*", csi+"volumeDevices/*/*",
+		kubelet+"pods/*/volumes/kubernetes.io~csi/*", kubelet+"pods/*/volumeDevices/kubernetes.io~csi/*", kubelet+"pods/*/volume-subpaths/*")
+}
+
+// ofTheRuntime is what the driver and the shims keep below /run.
 func (k *kube) ofTheRuntime() (string, error) {
+	return k.found("/run/kata-containers/shared/direct-volumes/*", "/run/vc/sbs/*", "/run/katadirect/csi/staged/*")
+}
+
+// machines are the processes of any.
+func (k *kube) machines() (string, error) {
 	left := ""
 	for _, node := range k.nodes() {
-		lab := k.Node(node)
-		for _, dir := range []string{"kata-containers/shared/direct-volumes", "vc/sbs", "katadirect/csi/staged"} {
-			found, err := filepath.Glob(lab.Path(filepath.Join("/run", dir, "*")))
+		for _, program := range []string{"qemu-system", "virtiofsd", "containerd-shim-katadirect"} {
+			pids, err := k.Node(node).FindAll(program)
 			if err != nil {
 				return "", err
 			}
-			left += strings.Join(found, "\n")
-		}
-		machines, err := lab.Find("qemu-system")
-		if err != nil {
-			return "", err
-		}
-		if len(machines) > 0 {
-			left += fmt.Sprint(node, ": machines with the process ids ", machines, "\n")
+			if len(pids) > 0 {
+				left += fmt.Sprint(node, ": ", program, " with the process ids ", pids, "\n")
+			}
 		}
 	}
 	return left, nil
