@@ -37,7 +37,11 @@ var errNoSuchThing = errors.New("there is no such thing")
 
 // get is the answer of a path.
 func (a *api) get(ctx context.Context, path string) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.host+path, nil)
+	return a.ask(ctx, http.MethodGet, path)
+}
+
+func (a *api) ask(ctx context.Context, method, path string) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, a.host+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +54,7 @@ func (a *api) get(ctx context.Context, path string) ([]byte, error) {
 	switch {
 	case answer.StatusCode == http.StatusNotFound:
 		return nil, errNoSuchThing
-	case answer.StatusCode != http.StatusOK:
+	case answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusAccepted: // a deletion that is not done yet
 		return nil, fmt.Errorf("%s: %s: %s", path, answer.Status, said)
 	}
 	return said, err
@@ -85,16 +89,25 @@ func (k *kube) field(thing, template string) string {
 }
 
 func (k *kube) tryField(thing, template string) (string, error) {
+	path, err := k.pathOf(thing)
+	if err != nil {
+		return "", err
+	}
+	raw, err := k.api.get(k.t.Context(), path)
+	if err != nil {
+		return "", err
+	}
+	return jsonField(raw, template)
+}
+
+// pathOf is where the API has a thing, or all of a kind.
+func (k *kube) pathOf(thing string) (string, error) {
 	kind, name, _ := strings.Cut(thing, "/")
 	where, ok := kinds[kind]
 	if !ok {
 		return "", fmt.Errorf("no kind %q here", kind)
 	}
-	raw, err := k.api.get(k.t.Context(), strings.Replace(where, "NS", k.ns, 1)+name)
-	if err != nil {
-		return "", err
-	}
-	return jsonField(raw, template)
+	return strings.Replace(where, "NS", k.ns, 1) + name, nil
 }
 
 func jsonField(raw []byte, template string) (string, error) {

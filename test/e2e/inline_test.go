@@ -41,8 +41,13 @@ func inlineThatCannotBe(t *testing.T, k *kube) {
 // volumesOf are the pod's volumes "data": kubelet names them after the pod's id and the volume's name.
 func (k *kube) volumesOf(uid string) []string {
 	k.t.Helper()
+	return k.volumesNamed(fmt.Sprintf("csi-%x", sha256.Sum256([]byte(uid+"data"))))
+}
+
+// volumesNamed are the folders of volumes that the driver was asked for by that name.
+func (k *kube) volumesNamed(name string) []string {
+	k.t.Helper()
 	files, err := filepath.Glob(filepath.Join(k.Pool(), "kd-*", "volume.json"))
-	name := fmt.Sprintf("csi-%x", sha256.Sum256([]byte(uid+"data")))
 	if err != nil {
 		k.t.Fatal(err)
 	}

@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 )
 
 // awkwardOrders deletes things while others need them.
@@ -59,6 +63,94 @@ handler: katadirect
 	k.step("a claim that nobody has used yet is deleted")
 	k.apply(claim("unused", "64Mi", "ReadWriteOnce"))
 	k.remove("pvc/unused")
+	deletedWhileItIsMade(k)
+	sourcesDeletedAtOnce(t, k)
+}
+
+// deletedWhileItIsMade: the provisioner has been told to make a volume, and its claim goes.
+func deletedWhileItIsMade(k *kube) {
+	k.step("claims are deleted as soon as their volumes are to be made")
+	var uids []string
+	for i := range 4 {
+		name := fmt.Sprintf("brief-%d", i)
+		k.apply(blockClaim(name, "16Mi", "ReadWriteOnce") + blockPod(name, name, "runc", false))
+		uids = append(uids, k.field("pvc/"+name, "{.metadata.uid}"))
+		k.soon("pvc/"+name, nodeChosen)
+		k.deleteAtOnce("pvc/" + name)
+		k.deleteAtOnce("pod/" + name)
+	}
+	k.until("the end of the claims, and of volumes for them", func() (string, bool) {
+		left := k.field("pvc", `{.items[?(@.metadata.name!="kept")].metadata.name}`)
+		for _, uid := range uids {
+			left += k.field("pv/pvc-"+uid, "{.metadata.name}") + strings.Join(k.volumesNamed("pvc-"+uid), " ")
+		}
+		return left, left == ""
+	})
+}
+
+// sourcesDeletedAtOnce: a claim while its snapshot is made, and a snapshot while it is restored.
+func sourcesDeletedAtOnce(t *testing.T, k *kube) {
+	k.step("a claim is deleted as soon as its snapshot is to be made")
+	k.apply(blockClaim("source", "16Mi", "ReadWriteOnce") + blockPod("source", "source", "runc", false))
+	k.ready("source")
+	k.exec("source", writeBlock)
+	source := k.volume("source")
+	k.remove("pod/source")
+	k.apply(snapshotOf("moment", "source"))
+	k.soon("volumesnapshot/moment", "{.status.boundVolumeSnapshotContentName}")
+	k.deleteAtOnce("pvc/source")
+	k.untilField("volumesnapshot/moment", "{.status.readyToUse}", "true")
+	k.gone("source", source)
+
+	k.step("a snapshot is deleted as soon as a volume is to be made from it")
+	k.apply(claimOf("restored", "16Mi", "ReadWriteOnce", "katadirect", "volumeMode: Block", "dataSource: {"+fromSnapshot+"moment}") +
+		blockPod("restored", "restored", "runc", false))
+	k.soon("pvc/restored", nodeChosen)
+	k.deleteAtOnce("volumesnapshot/moment")
+	// Whichever comes first has its way: the snapshot waits for the volume, or none is made.
+	refused := false
+	k.until("a pod with the volume, or a refusal", func() (string, bool) {
+		said := k.events("pvc/restored")
+		refused = strings.Contains(said, "snapshot moment is currently being deleted")
+		return said, refused || k.field("pod/restored", "{.status.phase}") == "Running"
+	})
+	if !refused {
+		if got := k.exec("restored", readBlock); got != "content" {
+			t.Errorf("the restored volume holds %q", got)
+		}
+	}
+	uid := k.field("pvc/restored", "{.metadata.uid}")
+	k.remove("pod/restored", "pvc/restored")
+	_, _ = k.tryKubectl("annotate", "volumesnapshot", "moment", "look=again") // its controller does of itself after a quarter of an hour
+	k.until("the end of the snapshot, its content and the volume", func() (string, bool) {
+		left := k.field("volumesnapshot", "{.items[*].metadata.name}") + k.contents() + strings.Join(k.volumesNamed("pvc-"+uid), " ")
+		return left, left == ""
+	})
+}
+
+// nodeChosen is where a claim says on which node its volume is to be made.
+const nodeChosen = `{.metadata.annotations.volume\.kubernetes\.io/selected-node}`
+
+// soon waits until a thing has something at the path, looking closely.
+func (k *kube) soon(thing, path string) {
+	k.t.Helper()
+	for deadline := time.Now().Add(patience); k.field(thing, path) == ""; time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			k.t.Fatalf("%s has no %s: %s", thing, path, k.events(thing))
+		}
+	}
+}
+
+// deleteAtOnce deletes a thing without kubectl, which would have to start first.
+func (k *kube) deleteAtOnce(thing string) {
+	k.t.Helper()
+	path, err := k.pathOf(thing)
+	if err == nil {
+		_, err = k.api.ask(k.t.Context(), http.MethodDelete, path)
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
 }
 
 // volume is the folder of a claim's volume, once it is bound.

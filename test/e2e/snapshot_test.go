@@ -31,10 +31,16 @@ func snapshotRestoreAndClone(t *testing.T, k *kube) {
 	k.step("the snapshot goes, and its content with it")
 	k.remove("volumesnapshot/snap")
 	k.until("the end of the content", func() (string, bool) {
-		left := k.field("volumesnapshotcontent", "{.items[?(@.spec.volumeSnapshotRef.namespace==\""+k.ns+"\")].metadata.name}")
+		left := k.contents()
 		return left, left == ""
 	})
 	if got := k.exec("restored", "cat /data/file"); got != "first" {
 		t.Errorf("without its snapshot the restored volume reads %q", got)
 	}
+}
+
+// contents are the names of what there is of snapshots in the scenario's namespace.
+func (k *kube) contents() string {
+	k.t.Helper()
+	return k.field("volumesnapshotcontent", "{.items[?(@.spec.volumeSnapshotRef.namespace==\""+k.ns+"\")].metadata.name}")
 }
