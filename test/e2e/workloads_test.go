@@ -78,7 +78,7 @@ func groupsOfVolumes(t *testing.T, k *kube) {
 }
 
 func subPaths(t *testing.T, k *kube) {
-	k.step("a pod that mounts two folders of its volume, and the whole in another container")
+	k.step("a pod that mounts folders of its volume, one of its own name, and the whole in another container")
 	k.apply(claim("data", "64Mi", "ReadWriteOncePod") + `
 apiVersion: v1
 kind: Pod
@@ -90,9 +90,11 @@ spec:
   - name: parts
     image: busybox:1
     command: [sleep, "100000"]
+    env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
     volumeMounts:
     - {name: data, mountPath: /one, subPath: one}
     - {name: data, mountPath: /two, subPath: deep/two}
+    - {name: data, mountPath: /own, subPathExpr: of/$(POD_NAME)}
   - name: whole
     image: busybox:1
     command: [sleep, "100000"]
@@ -102,8 +104,8 @@ spec:
     persistentVolumeClaim: {claimName: data}
 ---`)
 	k.ready("parts")
-	k.kubectl("exec", "parts", "-c", "parts", "--", "sh", "-c", "echo 1 > /one/file; echo 2 > /two/file")
-	if got := k.kubectl("exec", "parts", "-c", "whole", "--", "cat", "/data/one/file", "/data/deep/two/file"); got != "1\n2\n" {
+	k.kubectl("exec", "parts", "-c", "parts", "--", "sh", "-c", "echo 1 > /one/file; echo 2 > /two/file; echo 3 > /own/file")
+	if got := k.kubectl("exec", "parts", "-c", "whole", "--", "cat", "/data/one/file", "/data/deep/two/file", "/data/of/parts/file"); got != "1\n2\n3\n" {
 		t.Errorf("the whole holds %q", got)
 	}
 	if out, err := k.tryKubectl("exec", "parts", "-c", "whole", "--", "touch", "/data/file"); err == nil {
