@@ -64,7 +64,7 @@ func neverSmaller(t *testing.T, k *kube) {
 
 	k.step("a size that no pool can have: the claim's events say so, the pod goes on")
 	k.grow("data", "100Ti")
-	k.event("pvc/data", "VolumeResizeFailed")
+	k.event("pvc/data", "VolumeResizeFailed", "109951162777600 bytes are more than the 17592186044416 bytes a volume with ext4 can have")
 	if now := k.exec("data", dataKiB+"; touch /data/file"); now != was {
 		t.Errorf("the file system had %s KiB and has %s", was, now)
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -15,8 +16,8 @@ func examplesRun(t *testing.T, k *kube) {
 	k.apply(k.example("resize.yaml"))
 	k.untilField("pvc/walk-through", "{.status.capacity.storage}", "2Gi")
 	k.until("df to say so", func() (string, bool) {
-		kib, _ := k.df("walk-through")
-		return "", kib > 1_900_000
+		kib, _, err := k.tryDf("walk-through")
+		return fmt.Sprint(kib, err), kib > 1_900_000
 	})
 	if now := k.containerOf("walk-through"); now != container {
 		t.Errorf("the container was %s and is %s", container, now)

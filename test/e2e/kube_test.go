@@ -122,6 +122,15 @@ func (k *kube) exec(pod, commands string) string {
 	return strings.TrimSpace(k.kubectl("exec", pod, "--", "sh", "-c", commands))
 }
 
+// says is what a shell's commands say in the pod, or why they say nothing: for what is asked again and again.
+func (k *kube) says(pod, commands string) string {
+	said, err := k.tryKubectl("exec", pod, "--", "sh", "-c", commands)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(said)
+}
+
 // remove deletes things and waits until they are gone.
 func (k *kube) remove(things ...string) {
 	k.t.Helper()

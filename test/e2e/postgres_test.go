@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -50,15 +51,22 @@ func databaseUnderLoad(t *testing.T, k *kube) {
 	k.step("pgbench works while the volume grows three times")
 	bench := k.start("exec", pod, "--", "sh", "-c",
 		"while [ ! -e /tmp/enough ]; do pgbench -U postgres -n -c 2 -t 20 postgres || exit 1; done; echo no errors")
-	k.until("its first transactions", func() (string, bool) {
-		n := committed(pod)
-		return strconv.Itoa(n), n > 0
-	})
+	goesOn := func() { // it has committed more than it has now
+		t.Helper()
+		before := committed(pod)
+		k.until(fmt.Sprintf("more than %d transactions", before), func() (string, bool) {
+			said := k.says(pod, `psql -U postgres -At -c "select count(*) from pgbench_history"`)
+			now, err := strconv.Atoi(said)
+			return said, err == nil && now > before
+		})
+	}
+	goesOn()
 	for _, grown := range []struct {
 		size string
 		kib  int
 	}{{"2304Mi", 2_150_000}, {"2560Mi", 2_400_000}, {"3Gi", 2_900_000}} {
 		k.growsOnline(pod, data, grown.size, grown.kib)
+		goesOn()
 	}
 
 	k.step("a snapshot while it works")

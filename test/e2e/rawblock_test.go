@@ -28,7 +28,7 @@ func rawBlockInAMachine(t *testing.T, k *kube) {
 	k.step("kubectl patch pvc while the pod runs")
 	k.grow("raw", "128Mi")
 	k.until("the larger device in the pod", func() (string, bool) {
-		size := k.exec("raw", blockSize)
+		size := k.says("raw", blockSize)
 		return size, size == fmt.Sprint(128<<20)
 	})
 	k.untilField("pvc/raw", "{.status.capacity.storage}", "128Mi")

@@ -39,8 +39,8 @@ func (k *kube) growsOnline(pod, claim, size string, leastKiB int) {
 	container := k.containerOf(pod)
 	k.grow(claim, size)
 	k.until("the new size in the pod", func() (string, bool) {
-		kib, _ := k.df(pod)
-		return strconv.Itoa(kib), kib >= leastKiB
+		kib, _, err := k.tryDf(pod)
+		return fmt.Sprint(kib, err), kib >= leastKiB
 	})
 	k.untilField("pvc/"+claim, "{.status.capacity.storage}", size)
 	if now := k.containerOf(pod); now != container {
@@ -51,15 +51,28 @@ func (k *kube) growsOnline(pod, claim, size string, leastKiB int) {
 // df is how large the pod's file system at /data is, and how much of it is used, in KiB.
 func (k *kube) df(pod string) (kib, used int) {
 	k.t.Helper()
-	said := strings.Fields(k.kubectl("exec", pod, "--", "df", "-k", "/data"))
+	kib, used, err := k.tryDf(pod)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return kib, used
+}
+
+// tryDf is df for what is asked again and again.
+func (k *kube) tryDf(pod string) (kib, used int, err error) {
+	out, err := k.tryKubectl("exec", pod, "--", "df", "-k", "/data")
+	if err != nil {
+		return 0, 0, err
+	}
+	said := strings.Fields(out)
 	if len(said) < 6 {
-		k.t.Fatalf("df in pod %s says %q", pod, said)
+		return 0, 0, fmt.Errorf("df in pod %s says %q", pod, out)
 	}
 	figures := strings.Join(said[len(said)-5:len(said)-3], " ") // a long device has a line of its own
 	if _, err := fmt.Sscan(figures, &kib, &used); err != nil {
-		k.t.Fatalf("df in pod %s says %q: %v", pod, said, err)
+		return 0, 0, fmt.Errorf("df in pod %s says %q: %w", pod, out, err)
 	}
-	return kib, used
+	return kib, used, nil
 }
 
 // walkThrough is the way of the README.
@@ -94,7 +107,7 @@ func walkThrough(t *testing.T, k *kube) {
 	kib, used := k.df("first")
 	df := fmt.Sprint(kib, " ", used)
 	k.until("the summary's figures to be "+df, func() (string, bool) {
-		got := k.summaryOf("first", "data")
+		got := k.summaryOf("data")
 		return got, got == df
 	})
 	k.until("the metrics' figures to be "+df, func() (string, bool) {
@@ -111,17 +124,17 @@ func walkThrough(t *testing.T, k *kube) {
 	}
 }
 
-// summaryOf is how large and how full kubelet's /stats/summary says that a claim's volume in a pod is, in KiB.
-func (k *kube) summaryOf(pod, claim string) string {
+// summaryOf is how large and how full kubelet's /stats/summary says that a claim's volume is, in KiB.
+func (k *kube) summaryOf(claim string) string {
 	k.t.Helper()
 	raw, err := k.api.get(k.t.Context(), "/api/v1/nodes/node/proxy/stats/summary")
 	if err != nil {
-		k.t.Fatal(err)
+		return err.Error()
 	}
 	field := func(name string) string {
 		got, err := jsonField(raw, fmt.Sprintf(`{range .pods[?(@.podRef.namespace==%q)]}{range .volume[?(@.pvcRef.name==%q)]}{.%s}{end}{end}`, k.ns, claim, name))
 		if err != nil {
-			k.t.Fatalf("%s of %s in the summary: %v", name, pod, err)
+			return err.Error()
 		}
 		return inKiB(got)
 	}
@@ -133,7 +146,7 @@ func (k *kube) metricKiB(name, claim string) string {
 	k.t.Helper()
 	raw, err := k.api.get(k.t.Context(), "/api/v1/nodes/node/proxy/metrics")
 	if err != nil {
-		k.t.Fatal(err)
+		return err.Error()
 	}
 	for line := range strings.Lines(string(raw)) {
 		labels := fmt.Sprintf("%s{namespace=%q,persistentvolumeclaim=%q} ", name, k.ns, claim)
