@@ -74,6 +74,18 @@ func groupsOfVolumes(t *testing.T, k *kube) {
 		if got := k.exec(claimName+"-2", "cat /data/file; echo more >> /data/file; stat -c '%u %g' /data/file"); got != "content\n1000 3000" {
 			t.Errorf("%s: %q", claimName, got)
 		}
+		k.exec(claimName+"-2", "echo stray > /data/stray; chgrp 1001 /data/stray; sync")
+	}
+	k.step("in a volume that is the group's already, a file that is not is only Always's")
+	k.remove("pod/always-2", "pod/root-2")
+	for claimName, policy := range policies {
+		k.apply(memberPod(claimName+"-3", claimName, 1001, 3000, policy))
+	}
+	k.ready("always-3", "root-3")
+	for claimName, want := range map[string]string{"always": "3000 3000", "root": "3000 1001"} {
+		if got := k.exec(claimName+"-3", "echo $(stat -c %g /data /data/stray)"); got != want {
+			t.Errorf("%s: folder and file have the groups %s, want %s", claimName, got, want)
+		}
 	}
 }
 
