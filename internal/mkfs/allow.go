@@ -2,13 +2,17 @@ package mkfs
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// accepts checks the value of a flag. A flag without a value has none.
-type accepts func(value string) error
+// accepts are the values that a flag takes. One that takes none is the zero value.
+type accepts struct {
+	says  string // which they are, as docs/storageclass.md does
+	check func(value string) error
+}
 
 // allowLists are the flags that a class may choose, by file system. What is left out, and why:
 //
@@ -40,7 +44,7 @@ var allowLists = map[string]map[string]accepts{
 		"-b": list(map[string]accepts{"size": oneOf("1024", "2048", "4096", "1k", "2k", "4k")}),
 		"-d": list(map[string]accepts{
 			"agcount": number(1, 1<<20), "agsize": size, "su": size, "sw": number(1, 1<<20), "sunit": number(0, 1<<30),
-			"swidth": number(0, 1<<30), "noalign": nil, "extszinherit": number(0, 1<<20), "cowextsize": number(0, 1<<20),
+			"swidth": number(0, 1<<30), "noalign": {}, "extszinherit": number(0, 1<<20), "cowextsize": number(0, 1<<20),
 		}),
 		"-i": list(map[string]accepts{
 			"size": oneOf("256", "512", "1024", "2048"), "maxpct": number(0, 100), "sparse": bit, "nrext64": bit,
@@ -58,7 +62,7 @@ var allowLists = map[string]map[string]accepts{
 		"--nodesize": oneOf("4096", "8192", "16384", "32768", "65536", "4k", "8k", "16k", "32k", "64k"),
 		"-d":         oneOf("single", "dup"),
 		"-m":         oneOf("single", "dup"),
-		"-M":         nil,
+		"-M":         {says: "no value"},
 		"-O":         features("extref", "skinny-metadata", "no-holes", "^no-holes"),
 		"-R":         features("free-space-tree", "^free-space-tree", "quota"),
 		"-L":         label(64),
@@ -66,31 +70,34 @@ var allowLists = map[string]map[string]accepts{
 }
 
 func oneOf(values ...string) accepts {
-	return func(value string) error {
+	return accepts{code(values), func(value string) error {
 		if !slices.Contains(values, value) {
 			return fmt.Errorf("it is none of %s", strings.Join(values, " "))
 		}
 		return nil
-	}
+	}}
 }
+
+// code are words as a page has them.
+func code(words []string) string { return "`" + strings.Join(words, "` `") + "`" }
 
 // digits reports whether s is a number in decimal notation and nothing more: no sign, no prefix, no underscore.
 func digits(s string) bool { return s != "" && len(s) <= 19 && strings.Trim(s, "0123456789") == "" }
 
 func number(least, most uint64) accepts {
-	return func(value string) error {
+	return accepts{fmt.Sprintf("%d to %d", least, most), func(value string) error {
 		n, err := strconv.ParseUint(value, 10, 64)
 		if !digits(value) || err != nil || n < least || n > most {
 			return fmt.Errorf("it is no number from %d to %d", least, most)
 		}
 		return nil
-	}
+	}}
 }
 
-func bit(value string) error { return oneOf("0", "1")(value) }
+var bit = oneOf("0", "1")
 
 // size is a number with one of mkfs.xfs' suffixes: KiB, MiB, GiB, or blocks.
-func size(value string) error {
+var size = accepts{"SIZE", func(value string) error {
 	n := value
 	if n != "" && strings.ContainsRune("kmgb", rune(n[len(n)-1])) {
 		n = n[:len(n)-1]
@@ -99,23 +106,23 @@ func size(value string) error {
 		return fmt.Errorf("it is no size: a number, and k, m, g or b (blocks) after it")
 	}
 	return nil
-}
+}}
 
 // percent is a number with or without a decimal point, up to most.
 func percent(most float64) accepts {
-	return func(value string) error {
+	return accepts{fmt.Sprintf("0 to %g, or a fraction", most), func(value string) error {
 		whole, part, point := strings.Cut(value, ".")
 		n, err := strconv.ParseFloat(value, 64)
 		if !digits(whole) || point && !digits(part) || err != nil || n > most {
 			return fmt.Errorf("it is no percentage up to %g", most)
 		}
 		return nil
-	}
+	}}
 }
 
 // label is a name of letters, digits, "-", "_" and ".", that begins with none of the latter.
 func label(most int) accepts {
-	return func(value string) error {
+	return accepts{fmt.Sprintf("1 to %d bytes", most), func(value string) error {
 		for i, c := range []byte(value) {
 			letterOrDigit := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 			if !letterOrDigit && (i == 0 || !strings.ContainsRune("-_.", rune(c))) {
@@ -126,38 +133,46 @@ func label(most int) accepts {
 			return fmt.Errorf("a label has 1 to %d bytes", most)
 		}
 		return nil
-	}
+	}}
 }
 
 // features is a list of words joined by commas; "^" turns one off.
 func features(words ...string) accepts {
 	known := oneOf(words...)
-	return func(value string) error {
+	return accepts{known.says, func(value string) error {
 		for word := range strings.SplitSeq(value, ",") {
-			if err := known(word); err != nil {
+			if err := known.check(word); err != nil {
 				return fmt.Errorf("%s: %w", word, err)
 			}
 		}
 		return nil
-	}
+	}}
 }
 
-// list is a list of key=value, or key where the value's check is nil, joined by commas.
+// list is a list of key=value, or key where no value is taken, joined by commas.
 func list(keys map[string]accepts) accepts {
-	return func(value string) error {
+	var says []string
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if values := keys[key]; values.check == nil {
+			says = append(says, "`"+key+"`")
+		} else {
+			says = append(says, "`"+key+"=` "+values.says)
+		}
+	}
+	return accepts{strings.Join(says, " · "), func(value string) error {
 		for word := range strings.SplitSeq(value, ",") {
 			key, v, given := strings.Cut(word, "=")
-			check, known := keys[key]
-			if !known || given != (check != nil) {
+			values, known := keys[key]
+			if !known || given != (values.check != nil) {
 				return fmt.Errorf("%q is not known", word)
 			}
-			if check == nil {
+			if values.check == nil {
 				continue
 			}
-			if err := check(v); err != nil {
+			if err := values.check(v); err != nil {
 				return fmt.Errorf("%s: %w", word, err)
 			}
 		}
 		return nil
-	}
+	}}
 }

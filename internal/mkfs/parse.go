@@ -20,17 +20,17 @@ func parse(fsType, text string) ([]option, error) {
 	var all []option
 	for words := strings.Fields(text); len(words) > 0; words = words[1:] {
 		o := option{flag: words[0]}
-		accepts, known := allowed[o.flag]
+		values, known := allowed[o.flag]
 		if !known {
 			return nil, fmt.Errorf("%w: %q of %s; those that are: %s", ErrOption, o.flag, fsType, strings.Join(flags(fsType), " "))
 		}
-		if accepts != nil {
+		if values.check != nil {
 			if len(words) < 2 {
 				return nil, fmt.Errorf("%w: %s of %s has no value", ErrOption, o.flag, fsType)
 			}
 			words = words[1:]
 			o.value = words[0]
-			if err := accepts(o.value); err != nil {
+			if err := values.check(o.value); err != nil {
 				return nil, fmt.Errorf("%w: %s %s of %s: %w", ErrOption, o.flag, o.value, fsType, err)
 			}
 		}
