@@ -40,7 +40,6 @@ func (s suite) config() sanity.TestConfig {
 	c.TestVolumeAccessType = s.Access
 	c.TestVolumeSize = 1 << 30
 	c.TestVolumeParameters = map[string]string{"katadirect.io/mode": "direct"}
-	c.TestVolumeMutableParameters = map[string]string{"katadirect.io/iops": "200"}
 	c.TestNodeVolumeAttachLimit = true
 	c.TestVolumeMutableParameters = map[string]string{"katadirect.io/iops": "1000", "katadirect.io/bytesPerSecond": "10485760"}
 	c.DialOptions = append(c.DialOptions, grpc.WithUnaryInterceptor(untouched))
