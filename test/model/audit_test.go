@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
 // audit compares all that is on disk with the model, and says what differs. Nothing may be under way.
@@ -55,7 +57,7 @@ func (w *world) auditPool(s state) error {
 	for i, v := range s.volumes {
 		if v.exists {
 			want = append(want, w.ids[i])
-			errs = append(errs, auditImage(fmt.Sprintf("volume %d", i), w.image(i), v.sizeBytes, v.written), w.auditAttached(i, v))
+			errs = append(errs, auditImage(fmt.Sprintf("volume %d", i), w.image(i), v.sizeBytes, v.written), w.auditAttached(i, v), w.auditLimits(i, v))
 		}
 	}
 	for i, one := range s.snapshots {
@@ -121,8 +123,8 @@ func (w *world) auditRecords(s state) error {
 		if e.Err != nil {
 			return fmt.Errorf("record of %s: %w", e.VolumePath, e.Err)
 		}
-		got = append(got, fmt.Sprintf("%s at %s, ro %t, sandboxes %v", e.Record.Device, e.VolumePath,
-			slices.Contains(e.Record.Options, "ro"), e.Sandboxes))
+		got = append(got, fmt.Sprintf("%s at %s, ro %t, limits %q, sandboxes %v", e.Record.Device, e.VolumePath,
+			slices.Contains(e.Record.Options, "ro"), e.Record.Metadata[directvolume.MetadataLimits], e.Sandboxes))
 	}
 	for i, v := range s.volumes {
 		if !v.published {
@@ -132,7 +134,7 @@ func (w *world) auditRecords(s state) error {
 		if v.sandbox != 0 && w.running[v.sandbox] != nil {
 			who = append(who, w.running[v.sandbox].id)
 		}
-		want = append(want, fmt.Sprintf("%s at %s, ro %t, sandboxes %v", w.image(i), w.target(v.target), v.publishedToRead, who))
+		want = append(want, fmt.Sprintf("%s at %s, ro %t, limits %q, sandboxes %v", w.image(i), w.target(v.target), v.publishedToRead, v.limits, who))
 	}
 	slices.Sort(got)
 	if slices.Sort(want); !slices.Equal(got, want) {

@@ -154,5 +154,6 @@ func sameVolume(a, b volume) bool {
 	return a.exists == b.exists && a.raw == b.raw && a.sizeBytes == b.sizeBytes && a.source == b.source &&
 		a.madeFor == b.madeFor && a.attached == b.attached && a.attachedToRead == b.attachedToRead &&
 		a.staged == b.staged && a.stagedAt == b.stagedAt && a.stagedToRead == b.stagedToRead &&
-		a.published == b.published && a.target == b.target && a.publishedToRead == b.publishedToRead && a.sandbox == b.sandbox
+		a.published == b.published && a.target == b.target && a.publishedToRead == b.publishedToRead && a.sandbox == b.sandbox &&
+		a.limits == b.limits
 }

@@ -55,6 +55,8 @@ type volume struct {
 
 	sandbox int // number of the living sandbox that has it, 0 for none
 
+	limits limits
+
 	// written are the marks that sandboxes have written, by their place in the volume. A state never changes the map
 	// that it shares with other states.
 	written map[int64]uint64
@@ -231,7 +233,7 @@ func (s state) apply(step step, got answer, poolBytes int64) (after state, allow
 		if !v.exists {
 			return refused(codes.NotFound)
 		}
-		return done(nothing)
+		return done(func() { v.limits = v.limits.after(step) })
 	case create:
 		switch {
 		case v.exists:

@@ -98,6 +98,10 @@ type step struct {
 }
 
 func (s step) String() string {
+	if s.kind == modify {
+		name, value := s.limit()
+		return fmt.Sprintf("%v{volume:%d %s:%d}", s.kind, s.volume, name, value)
+	}
 	return fmt.Sprintf("%v{volume:%d other:%d snapshot:%d group:%d of %v raw:%t size:%dM ro:%t staging:%d target:%d sandbox:%d}",
 		s.kind, s.volume, s.other, s.snapshot, s.group, s.sources(), s.raw, s.sizeBytes/mib, s.readOnly, s.staging, s.target, s.sandbox)
 }

@@ -38,6 +38,7 @@ type world struct {
 	ids       [allVolumes]string
 	snaps     [allSnapshots]string // ids of the snapshots
 	groups    [groupNames]string
+	kills     int   // of the driver, with SIGKILL
 	poolBytes int64 // what the empty pool has room for
 	reflinks  bool  // the pool has them
 	store     *directvolume.Store
@@ -262,8 +263,9 @@ func (w *world) call(ctx context.Context, s step) (answer, error) {
 		_, err := w.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: csinode.NodeID})
 		return answer{}, err
 	case modify:
+		name, value := s.limit()
 		_, err := w.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
-			VolumeId: id, MutableParameters: map[string]string{"katadirect.io/iops": fmt.Sprint(1000 + s.mark%1000)},
+			VolumeId: id, MutableParameters: map[string]string{"katadirect.io/" + name: fmt.Sprint(value)},
 		})
 		return answer{}, err
 	case capacity:
