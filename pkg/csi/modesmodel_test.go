@@ -14,15 +14,16 @@ import (
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 )
 
-// Random calls for volumes of all modes, with restarts of the driver, against a plain model of what must be true: never
-// in a machine and on the host at once, never on the host after a machine, and no byte lost. (test/model does the same
-// for direct and raw volumes, where no pod has to be looked up.)
+// Random calls for volumes of all modes, one after the other, with restarts of the driver, against a plain model of what
+// must be true: never in a machine and on the host at once, never on the host after a machine, and no byte, size, limit or
+// mark lost. (test/model has calls at once and kills, for direct and raw volumes, where no pod has to be looked up.)
 
 // How many sequences are tried, and how long they are. The seeds are the same in every run.
 const (
 	modeSequences = 24
-	modeSteps     = 50
+	modeSteps     = 60
 	modeTargets   = 3
+	modeSnapshots = 2
 )
 
 const nowhere = -1
@@ -39,6 +40,10 @@ type moded struct {
 	formatted bool // by the host
 	trusted   bool // no machine has had it since
 	content   string
+
+	sizeBytes int64
+	fsBytes   int64 // of the file system that the host has made, which may lag behind
+	iops      uint64
 }
 
 // modesWorld is the model, and the host that it is of.
@@ -46,6 +51,17 @@ type modesWorld struct {
 	h       *host
 	random  *rand.Rand
 	volumes []*moded
+	// snapshots are by their number; growsExt4 says that this process may grow an ext4 in use.
+	snapshots [modeSnapshots]*modedSnapshot
+	growsExt4 bool
+}
+
+// modedSnapshot is one snapshot in the model.
+type modedSnapshot struct {
+	source    int
+	sizeBytes int64
+	content   string
+	trusted   bool
 }
 
 func (w *modesWorld) volume(i int) volume {
@@ -68,14 +84,14 @@ func TestVolumesOfAllModesDoWhatTheModelSays(t *testing.T) {
 	for seed := range uint64(modeSequences) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			h, _ := newModesHost(t)
-			w := &modesWorld{h: h, random: rand.New(rand.NewPCG(seed, 0))}
+			w := &modesWorld{h: h, random: rand.New(rand.NewPCG(seed, 0)), growsExt4: maySetResources(t)}
 			for _, m := range []mode.Mode{mode.Direct, mode.Host, mode.Auto} {
 				w.volumes = append(w.volumes, &moded{mode: m, machine: nowhere})
 			}
 			for i, m := range w.volumes { // else most of what is drawn would be refused
 				must(t, w.create(i))
 				must(t, w.volume(i).stage())
-				m.exists, m.staged = true, true
+				m.exists, m.staged, m.sizeBytes = true, true, modeSizes[0]
 			}
 			for n := range modeSteps {
 				said, want, got := w.step()
@@ -93,9 +109,11 @@ func TestVolumesOfAllModesDoWhatTheModelSays(t *testing.T) {
 func (w *modesWorld) step() (said string, want codes.Code, got error) {
 	i, target := w.random.IntN(len(w.volumes)), w.random.IntN(modeTargets)
 	path, v, m := w.h.target(fmt.Sprint(target)), w.volume(i), w.volumes[i]
-	switch n := w.random.IntN(100); {
+	switch n := w.random.IntN(124); {
 	case n < 6:
-		m.exists = true
+		if !m.exists {
+			m.exists, m.sizeBytes = true, modeSizes[0]
+		}
 		return "create " + string(m.mode), codes.OK, w.create(i)
 	case n < 15:
 		return "stage " + string(m.mode), m.stage(), v.stage()
@@ -115,6 +133,20 @@ func (w *modesWorld) step() (said string, want codes.Code, got error) {
 	case n < 96:
 		w.h.restart()
 		return "restart", codes.OK, nil
+	case n < 104:
+		size := modeSizes[w.random.IntN(len(modeSizes))]
+		_, got = v.expand(w.h.t.Context(), path, size)
+		return fmt.Sprintf("expand %s at %d to %d", m.mode, target, size), w.expand(m, target, size), got
+	case n < 111:
+		name := w.random.IntN(modeSnapshots)
+		return fmt.Sprintf("snapshot %d of %s", name, m.mode), w.snapshot(name, i), w.takeSnapshot(name, v)
+	case n < 114:
+		name := w.random.IntN(modeSnapshots)
+		w.snapshots[name] = nil
+		return fmt.Sprintf("delete snapshot %d", name), codes.OK, w.dropSnapshot(name)
+	case n < 120:
+		iops := []uint64{0, 500, 1000}[w.random.IntN(3)]
+		return fmt.Sprintf("modify %s to %d", m.mode, iops), m.modify(iops), v.modify(map[string]string{"katadirect.io/iops": fmt.Sprint(iops)})
 	}
 	if readOnly, onHost := m.host[target]; !onHost || readOnly {
 		return "nothing", codes.OK, nil
@@ -125,7 +157,7 @@ func (w *modesWorld) step() (said string, want codes.Code, got error) {
 
 func (w *modesWorld) create(i int) error {
 	m := w.volumes[i].mode
-	r := createRequest(fmt.Sprint("volume-", m), 16<<20, withMode(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
+	r := createRequest(fmt.Sprint("volume-", m), modeSizes[0], withMode(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
 	r.Parameters = inMode(string(m))
 	_, err := w.h.CreateVolume(w.h.t.Context(), r)
 	return err
@@ -213,6 +245,9 @@ func (w *modesWorld) publishOnHost(i, target int, readOnly bool) codes.Code {
 	case byMachine, m.formatted && !m.trusted:
 		return codes.FailedPrecondition
 	}
+	if !m.formatted || len(m.host) == 0 && w.growsExt4 { // it is mounted only now
+		m.fsBytes = m.sizeBytes
+	}
 	m.formatted, m.trusted = true, true
 	if taken { // which is seen when the volume is to be bound there
 		return codes.FailedPrecondition
@@ -232,6 +267,7 @@ func (w *modesWorld) audit(t *testing.T) {
 		if len(m.host) > 0 {
 			devices++
 		}
+		w.auditKept(t, i)
 		for target := range modeTargets {
 			path := w.h.target(fmt.Sprint(target))
 			recorded := false
@@ -270,6 +306,12 @@ func (w *modesWorld) takeAway(t *testing.T) {
 		}
 		must(t, v.unstage())
 		must(t, v.delete())
+	}
+	for name := range w.snapshots {
+		must(t, w.dropSnapshot(name))
+	}
+	if names := w.h.poolEntries(); len(names) > 0 {
+		t.Errorf("the pool holds %v", names)
 	}
 	w.h.nothingLeft()
 }
