@@ -377,6 +377,7 @@ func TestAnEmptyDirStaysInItsFolderUnlessItIsToHaveADisk(t *testing.T) {
 		{"with a disk, where block devices are forbidden", config.EmptyDirBlock, anEmptyDir, true, false, nil},
 		{"an ordinary folder", config.EmptyDirBlock, "pods/uid/volumes/kubernetes.io~configmap/cache", false, false, nil},
 		{"encrypted", config.EmptyDirEncrypted, anEmptyDir, false, false, guestspec.ErrUnsupported},
+		{"encrypted, where block devices are forbidden", config.EmptyDirEncrypted, anEmptyDir, true, false, guestspec.ErrUnsupported},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newHost(t)

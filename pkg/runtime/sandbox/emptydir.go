@@ -22,7 +22,8 @@ const emptyDirs = "volumes/kubernetes.io~empty-dir"
 // that they live on disks of their own. From then on it is a direct volume like any other.
 func (s *Sandbox) prepareEmptyDir(ctx context.Context, source string) error {
 	mode := s.config.Runtime.EmptyDirMode
-	if mode != config.EmptyDirBlock && mode != config.EmptyDirEncrypted || s.config.Hypervisor.DisableBlock {
+	// Without disks it stays in its folder; but never one that somebody wants encrypted.
+	if mode != config.EmptyDirEncrypted && (mode != config.EmptyDirBlock || s.config.Hypervisor.DisableBlock) {
 		return nil
 	}
 	dir, _, err := volume.Below(source, emptyDirs)
