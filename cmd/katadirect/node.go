@@ -15,10 +15,8 @@ import (
 	"github.com/katadirect/katadirect/internal/nodeinstall/kubenode"
 	"github.com/katadirect/katadirect/internal/nodeinstall/restart"
 	"github.com/katadirect/katadirect/internal/version"
+	"github.com/katadirect/katadirect/pkg/runtime/config"
 )
-
-// guestDir is where packages and the project's image have the guest.
-const guestDir = "/usr/share/katadirect/guest"
 
 func newNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -121,7 +119,7 @@ nothing, also after it was killed.`,
 	f.addChanges(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&f.options.BinDir, "bin", "", "folder with the shim and this tool (default that of this program)")
-	flags.StringVar(&f.options.GuestDir, "guest", guestDir, "folder with the guest's vmlinux, initrd and image.json")
+	flags.StringVar(&f.options.GuestDir, "guest", config.GuestDir, "folder with the guest's vmlinux, initrd and image.json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		o, err := f.resolve()
 		if err != nil {

@@ -50,7 +50,7 @@ func (c *Cluster) makeImages(ctx context.Context) {
 		all, err := images.Sidecars(c.programs)
 		if err == nil {
 			all[driverimage.Name+":"+driverimage.DefaultTag], err = driverimage.Build(ctx, driverimage.Options{
-				BinDir: c.opts.BinDir, CacheDir: c.opts.Cache,
+				BinDir: c.opts.BinDir, Guest: c.opts.Guest, CacheDir: c.opts.Cache,
 			})
 		}
 		c.made <- madeImages{all, err}

@@ -19,11 +19,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/katadirect/katadirect/internal/guestimage"
 	"github.com/katadirect/katadirect/internal/image"
+	"github.com/katadirect/katadirect/pkg/runtime/config"
 )
 
 // Name is the image's name in deploy/, without a tag.
@@ -54,7 +56,8 @@ var programs = map[string]string{
 	"agent":                         "usr/libexec/katadirect/agent",
 }
 
-const guestDir = "usr/share/katadirect/guest/"
+// guestDir is where the node installer, which runs from the image, looks for the guest.
+var guestDir = strings.TrimPrefix(config.GuestDir, "/") + "/"
 
 // tools are what the driver runs where the host mounts or formats (modes auto and host), under the names by which it
 // calls them, and what a person wants who looks at a volume from inside.

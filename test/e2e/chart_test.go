@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,14 +99,26 @@ func chartInPlaceOfKustomize(t *testing.T, k *kube) {
 		t.Errorf("the volume of a claim that there still is: %v", err)
 	}
 
-	k.step("helm install on a cluster without the driver, which finds the volume, and makes another")
-	k.change("install", values...)
+	k.step("helm install with the README's values, where there is neither driver nor runtime: it finds the volume, and makes another")
+	newSystemd(t, k)
+	k.kubectl("label", "node", "node", "katadirect.io/runtime-")
+	defer k.kubectl("label", "node", "node", "katadirect.io/runtime=true", "--overwrite")
+	k.change("install", append(values, "--set=installer.enabled=true,snapshotter.enabled=false", "--values="+k.installerValues())...)
+	k.installerRolledOut()
+	k.kubectl("rollout", "status", "-n", driverNamespace, "daemonset/katadirect-installer", "daemonset/katadirect-node") // the README's
 	k.apply(machinePod("reader", "steady") + claim("new", "64Mi", "ReadWriteOncePod") + machinePod("new", "new"))
 	k.ready("reader", "new")
 	if got, err := strconv.Atoi(k.exec("reader", "wc -l < /data/lines")); err != nil || got < lines {
 		t.Errorf("%d lines are left of %d: %v", got, lines, err)
 	}
 	k.direct("new")
+	if machines := k.machinesOfTheInstalled(); machines != 2 {
+		t.Errorf("there are %d machines of the runtime that was installed", machines)
+	}
+	k.growsOnline("new", "new", "80Mi", 70_000)
+
+	k.step("helm upgrade with snapshots")
+	k.change("upgrade", "--reuse-values", "--set=snapshotter.enabled=true")
 	k.apply(snapshotOf("new", "new"))
 	k.untilField("volumesnapshot/new", "{.status.readyToUse}", "true")
 	k.remove("volumesnapshot/new", "pod/reader", "pod/new", "pvc/steady", "pvc/new")
@@ -114,18 +127,40 @@ func chartInPlaceOfKustomize(t *testing.T, k *kube) {
 		return left, err == nil && !strings.Contains(left, volume)
 	})
 
-	k.step("helm uninstall, and kustomize's driver is back")
+	k.step("the installer turned round takes the runtime off; helm uninstall, and kustomize's driver is back")
+	k.change("upgrade", "--reuse-values", "--set=installer.uninstall=true")
+	k.installerRolledOut()
+	if _, err := os.Stat(k.onNode("opt")); !os.IsNotExist(err) {
+		t.Errorf("the versions are still there: %v", err)
+	}
 	k.helm("uninstall", release, "--wait", "--timeout="+patience.String())
 	k.nothingOfTheRelease()
 	k.again()
 	k.driverReady()
 }
 
+// installerValues are a file with what differs here for the chart's installer: paths, and the handler's name, because the
+// cluster has one of the usual name from its beginning.
+func (k *kube) installerValues() string {
+	k.t.Helper()
+	text, err := json.Marshal(map[string]any{
+		"installer": map[string]any{"extraArgs": k.installerFlags()}, "runtimeClass": map[string]any{"handler": "katadirect-chart"},
+	})
+	file := filepath.Join(k.t.TempDir(), "values.yaml")
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return file
+}
+
 // nothingOfTheRelease looks for what has the release's label, of every kind that the chart makes.
 func (k *kube) nothingOfTheRelease() {
 	k.t.Helper()
 	left := k.kubectl("get", "daemonsets,deployments,poddisruptionbudgets,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,csidrivers,"+
-		"storageclasses,volumesnapshotclasses,runtimeclasses", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
+		"storageclasses,volumesnapshotclasses,runtimeclasses,validatingadmissionpolicies,validatingadmissionpolicybindings", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
 	if left != "" {
 		k.t.Errorf("of the release there is left:\n%s", left)
 	}

@@ -55,9 +55,8 @@ func installerOnANode(t *testing.T, k *kube) {
 	if got := k.exec("machine", "uname -r"); got != artifacts.Image.Manifest.Kernel {
 		t.Errorf("the pod runs on kernel %q", got)
 	}
-	version := k.field("node/node", `{.metadata.annotations.katadirect\.io/runtime-version}`)
-	if machines, err := k.Find("qemu-system", "/opt/versions/"+version+"/guest/vmlinux"); err != nil || len(machines) != 1 {
-		t.Errorf("machines of version %q: %v, %v", version, machines, err)
+	if machines := k.machinesOfTheInstalled(); machines != 1 {
+		t.Errorf("there are %d machines of that version", machines)
 	}
 
 	k.step("an installer may change no node but its own")
@@ -112,23 +111,15 @@ func (k *kube) installerRolledOut() {
 // installerOverlay is a component of deploy/ with what differs here: paths, and the handler's name.
 func (k *kube) installerOverlay(component string) string {
 	k.t.Helper()
-	flags := []string{
-		"--handler=" + installed, "--runtime=containerd", "--tool-link=none", "--prefix=" + k.onNode("opt"), "--settings=" + k.onNode("settings"),
-		"--runtime-config=" + filepath.Join(k.Dir(), "containerd.toml"), "--runtime-drop-in=" + filepath.Join(k.Dir(), "conf.d", "50-katadirect.toml"),
-		"--runtime-socket=" + filepath.Join(k.Dir(), "containerd.sock"), "--containerd-program=" + k.Process(cluster.Containerd).Command.Path,
-	}
 	patch := `    - {op: add, path: /spec/template/spec/runtimeClassName, value: runc}` + "\n"
 	add := func(path, flag string) {
 		patch += fmt.Sprintf("    - {op: add, path: /spec/template/spec/containers/0/%s/-, value: %q}\n", path, flag)
 	}
-	for _, flag := range flags {
+	for _, flag := range append(k.installerFlags(), "--handler="+installed) {
 		add("args", flag)
 		add("readinessProbe/exec/command", flag)
 	}
 	add("args", "--interval=30s")
-	if component == "installer" {
-		add("args", "--guest=/host"+artifacts.Image.Dir)
-	}
 	folder := filepath.Join(k.Dir(), "deploy", component)
 	text := fmt.Sprintf(`apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -142,17 +133,39 @@ patches:
 	if err == nil {
 		err = os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o644)
 	}
-	settings := k.onNode("settings")
-	if err == nil {
-		err = os.MkdirAll(settings, 0o755)
+	if err != nil {
+		k.t.Fatal(err)
 	}
+	return folder
+}
+
+// installerFlags say where things are here. The guest is the image's own.
+func (k *kube) installerFlags() []string {
+	k.t.Helper()
+	settings := k.onNode("settings")
+	err := os.MkdirAll(settings, 0o755)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(settings, "10-small.toml"), []byte("[hypervisor.qemu]\ndefault_memory = 256\n"), 0o644)
 	}
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	return folder
+	return []string{
+		"--runtime=containerd", "--tool-link=none", "--prefix=" + k.onNode("opt"), "--settings=" + settings,
+		"--runtime-config=" + filepath.Join(k.Dir(), "containerd.toml"), "--runtime-drop-in=" + filepath.Join(k.Dir(), "conf.d", "50-katadirect.toml"),
+		"--runtime-socket=" + filepath.Join(k.Dir(), "containerd.sock"), "--containerd-program=" + k.Process(cluster.Containerd).Command.Path,
+	}
+}
+
+// machinesOfTheInstalled are how many machines run what is installed on the node now.
+func (k *kube) machinesOfTheInstalled() int {
+	k.t.Helper()
+	version := k.field("node/node", `{.metadata.annotations.katadirect\.io/runtime-version}`)
+	machines, err := k.Find("qemu-system", "/opt/versions/"+version+"/guest/vmlinux")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return len(machines)
 }
 
 // busPatience bounds the start of a bus.

@@ -144,7 +144,8 @@ const (
 	EmptyDirEncrypted = "block-encrypted"
 )
 
-// GuestDir is where the guest's kernel and initrd are looked for when no file names them.
+// GuestDir is where the guest's kernel and initrd are looked for when no file names them. The project's image has them
+// there, and the node installer takes them from there.
 const GuestDir = "/usr/share/katadirect/guest"
 
 // Default is the configuration of a host without a file.
