@@ -34,11 +34,11 @@ func (c *Cluster) startControlPlane(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	audit, err := c.auditFlags()
+	flags, err := c.controlFlags()
 	if err != nil {
 		return err
 	}
-	server, err := c.lab.Start(lab.Command{Name: "kube-apiserver", Path: c.Program("kube-apiserver"), Args: append(audit,
+	server, err := c.lab.Start(lab.Command{Name: "kube-apiserver", Path: c.Program("kube-apiserver"), Args: append(flags,
 		"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--advertise-address="+nodeIP,
 		"--secure-port=6443", "--tls-cert-file="+c.pki.path(serverCert), "--tls-private-key-file="+c.pki.path(serverKey),
 		"--client-ca-file="+c.pki.path(caCert), "--token-auth-file="+c.pki.path(tokenFile),

@@ -103,6 +103,11 @@ func chartInPlaceOfKustomize(t *testing.T, k *kube) {
 	newSystemd(t, k)
 	k.kubectl("label", "node", "node", "katadirect.io/runtime-")
 	defer k.kubectl("label", "node", "node", "katadirect.io/runtime=true", "--overwrite")
+	if said, err := k.tryKubectl("run", "privileged", "--image=busybox:1", "--privileged", "--dry-run=server"); err == nil || !strings.Contains(err.Error(), "violates PodSecurity") {
+		t.Errorf("a namespace that says nothing admits a privileged pod: %s, %v", said, err)
+	}
+	k.kubectl("label", "namespace", driverNamespace, "pod-security.kubernetes.io/enforce-")
+	k.kubectl("apply", "-f", module+"/deploy/kustomize/base/namespace.yaml")
 	k.change("install", append(values, "--set=installer.enabled=true,snapshotter.enabled=false", "--values="+k.installerValues())...)
 	k.installerRolledOut()
 	k.kubectl("rollout", "status", "-n", driverNamespace, "daemonset/katadirect-installer", "daemonset/katadirect-node") // the README's

@@ -153,6 +153,7 @@ func prometheusSeesTheDriver(t *testing.T, k *kube) {
 	})
 
 	k.step("a volume that is filled, snapshotted, grown beyond the pool, and whose file system has an error")
+	k.kubectl("label", "namespace", k.ns, "pod-security.kubernetes.io/enforce=privileged")
 	privileged := strings.Replace(machinePod("watched", "watched"), "    image:", "    securityContext: {privileged: true}\n    image:", 1)
 	k.apply(claim("watched", "64Mi", "ReadWriteOncePod") + privileged)
 	k.ready("watched")
