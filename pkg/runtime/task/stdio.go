@@ -72,10 +72,7 @@ func openStdio(ctx context.Context, c StdioConfig, log *slog.Logger) (_ *stdio, 
 		if s.program, s.stdout, s.stderr, err = startLogProgram(ctx, uri, c, log); err != nil {
 			return nil, err
 		}
-		if c.Terminal {
-			s.stderr.close() // nothing comes on it
-		}
-		return s, nil
+		return s, nil // on a terminal nothing comes on stderr
 	}
 	if s.stdout, err = openOutput(ctx, c.Stdout); err != nil {
 		return nil, fmt.Errorf("open stdout: %w", err)
