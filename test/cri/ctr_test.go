@@ -75,7 +75,7 @@ func TestAContainerAloneHasAMachineAndItsStreams(t *testing.T) {
 			t.Errorf("of %d bytes through stdin and stdout %d came back, not the same, %v", len(noise), len(got), err)
 		}
 
-		taker, file := filepath.Join(n.Lab.Dir, "taker"), filepath.Join(n.Lab.Dir, "log")
+		taker, file := filepath.Join(n.Lab.Dir, "taker"), filepath.Join(n.Lab.Dir, "logged")
 		script := "#!/bin/sh\nexec 5>&-; echo \"$CONTAINER_ID in $CONTAINER_NAMESPACE: $(cat <&3)\" >$2\n"
 		if err := os.WriteFile(taker, []byte(script), 0o700); err != nil {
 			t.Fatal(err)
