@@ -21,8 +21,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/katadirect/katadirect/pkg/agent/console"
+	"github.com/katadirect/katadirect/pkg/agent/container"
 	"github.com/katadirect/katadirect/pkg/agent/network"
 	"github.com/katadirect/katadirect/pkg/agent/ports"
+	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
 	"github.com/katadirect/katadirect/pkg/agent/server/express"
 	"github.com/katadirect/katadirect/pkg/agentproto"
@@ -86,7 +88,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error { return s.ttrpc.Shutdown(ctx) }
 
 // intercept stands around every method: it keeps a panic from ending the
-// machine, maps the error, and logs.
+// machine, maps the error, and logs. That what a shim ends or writes to is gone
+// already is the ordinary course of things too, and not worth a line in its log.
 func intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (answer any, err error) {
 	begin := time.Now()
 	defer func() {
@@ -100,8 +103,9 @@ func intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.Una
 		slog.Debug("answered", "method", info.FullMethod, "took", time.Since(begin))
 		return answer, nil
 	}
+	gone := errors.Is(err, sandbox.ErrNoContainer) || errors.Is(err, container.ErrNoProcess) || errors.Is(err, process.ErrStdinClosed)
 	err = toStatus(err)
-	if !expected(ctx, info.FullMethod, err) {
+	if !gone && !expected(ctx, info.FullMethod, err) {
 		slog.Error("failed", "method", info.FullMethod, "error", err, "took", time.Since(begin))
 	}
 	return nil, err

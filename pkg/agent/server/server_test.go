@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/containerd/ttrpc"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/agent/container"
+	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agent/sandbox"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 )
@@ -99,6 +102,31 @@ func TestAPanicIsAnErrorAndTheAgentGoesOn(t *testing.T) {
 		if status.Code(err) != codes.Internal {
 			t.Errorf("%v, want INTERNAL", err)
 		}
+	}
+}
+
+func TestThatSomethingIsGoneIsNoErrorOfTheGuests(t *testing.T) {
+	var log bytes.Buffer
+	defer slog.SetDefault(slog.Default())
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	for name, call := range map[string]ttrpc.Method{
+		"Remove": func(context.Context, func(any) error) (any, error) {
+			return nil, fmt.Errorf("x: %w", sandbox.ErrNoContainer)
+		},
+		"Signal": func(context.Context, func(any) error) (any, error) {
+			return nil, fmt.Errorf("x: %w", container.ErrNoProcess)
+		},
+		"Write": func(context.Context, func(any) error) (any, error) {
+			return nil, fmt.Errorf("x: %w", process.ErrStdinClosed)
+		},
+		"Bad": func(context.Context, func(any) error) (any, error) { return nil, errors.New("bad") },
+	} {
+		if _, err := intercept(t.Context(), nil, &ttrpc.UnaryServerInfo{FullMethod: name}, call); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "method=Bad") {
+		t.Errorf("logged %q", said)
 	}
 }
 
