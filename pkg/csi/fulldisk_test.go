@@ -2,6 +2,7 @@ package csi
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/katadirect/katadirect/pkg/csi/loop"
 )
 
 // A node whose every file is on one small file system: the pool, records, staged state and kubelet's folders. It is
@@ -22,42 +25,47 @@ import (
 func TestADiskFullAtAnyStep(t *testing.T) {
 	for name, test := range map[string]struct {
 		fill func(t *testing.T, dir string, left int) (free func())
-		made bool // the volume is there before the disk is full: of bytes the pool keeps account itself
-		want []string
+		life func(h *host, name string) fullDiskLife
+		// prepared are the first steps, which are done before the disk is full: of bytes the pool keeps account itself.
+		prepared int
+		want     []string // the steps that met the full disk
 	}{
-		"of files": {fillInodes, false, []string{"create", "attach", "stage", "publish", "expand"}},
-		"of bytes": {fillBytes, true, []string{"stage", "publish", "expand"}},
+		"of files":                      {fillInodes, directLife, 0, []string{"create", "attach", "stage", "publish", "expand"}},
+		"of bytes":                      {fillBytes, directLife, 1, []string{"stage", "publish", "expand"}},
+		"of files, copies":              {fillInodes, copiedLife, 1, []string{"snapshot", "group snapshot", "restore", "clone"}},
+		"of bytes, copies":              {fillBytes, copiedLife, 1, []string{"snapshot", "restore", "clone"}},
+		"of bytes, groups":              {fillBytes, groupLife, 1, []string{"group snapshot"}},
+		"of files, limits":              {fillInodes, limitedLife, 3, []string{"modify"}},
+		"of bytes, limits":              {fillBytes, limitedLife, 3, []string{"modify"}},
+		"of files, formatted":           {fillInodes, formattedLife, 0, []string{"create"}},
+		"of files, mounted on the host": {fillInodes, hostLife, 3, []string{"publish"}},
+		"of bytes, mounted on the host": {fillBytes, hostLife, 3, []string{"publish"}},
+		"of files, raw":                 {fillInodes, rawLife, 1, []string{"stage", "publish"}},
+		"of bytes, raw":                 {fillBytes, rawLife, 1, []string{"stage", "publish"}},
+		"of files, inline":              {fillInodes, inlineLife, 0, []string{"publish"}},
+		"of bytes, inline":              {fillBytes, inlineLife, 0, []string{"publish"}},
+		"of files, inline, on the host": {fillInodes, inlineHostLife, 0, []string{"publish"}},
 	} {
 		t.Run("full "+name, func(t *testing.T) {
-			h := &host{t: t, dir: smallDisk(t, 64<<20, 200), log: &bytes.Buffer{}}
-			h.start()
-			t.Cleanup(func() { h.stop() })
-			h.driver.observer.records.store.Close() // what it does beside would take of what is left, now and then
-			h.live(-1, false)                       // folders that are made at the first use
+			h := newFullDiskHost(t)
+			h.live(test.life(h, "first"), 0, nil) // folders that are made at the first use
 			before := h.everything()
 			var met []string
-			for left := 0; ; left++ {
-				if left > 100 {
-					t.Fatal("a volume's life takes more than a hundred of what was left")
-				}
-				if test.made {
-					_, err := h.CreateVolume(t.Context(), createRequest(fmt.Sprint("pvc-", left), 16<<20))
-					must(t, err)
-				}
-				free := test.fill(t, h.dir, left)
-				failed := h.live(left, test.made)
-				free()
+			for left := 0; ; left += 1 + left/16*8 { // some need more bytes than one wants to count
+				life := test.life(h, fmt.Sprint("pvc-", left))
+				failed := h.live(life, test.prepared, func() (free func()) { return test.fill(t, h.dir, left) })
 				if after := h.everything(); after != before {
 					t.Fatalf("with %d left, failing at %q, this was left behind:\n%s\nbefore it was:\n%s", left, failed, after, before)
 				}
-				if failed := h.live(left, false); failed != "" { // there is room again
+				h.nothingLeft()
+				if failed := h.live(life, 0, nil); failed != "" { // there is room again
 					t.Fatalf("after %d were left, with room again, %s failed", left, failed)
 				}
-				if failed != "" && !slices.Contains(met, failed) {
-					met = append(met, failed)
-				}
-				if failed == "" || test.made && failed == "expand" { // for that many bytes more are needed than one wants to count
+				if failed == "" {
 					break
+				}
+				if !slices.Contains(met, failed) {
+					met = append(met, failed)
 				}
 			}
 			if !slices.Equal(met, test.want) {
@@ -67,26 +75,41 @@ func TestADiskFullAtAnyStep(t *testing.T) {
 	}
 }
 
-// live takes a volume through its life, and returns the name of the first step that failed for lack of space, "" for
-// none. made says that the first step is done already. What was done till then is taken back, which must not fail.
-func (h *host) live(n int, made bool) (failed string) {
-	h.t.Helper()
-	target := h.target("pod")
-	request := createRequest(fmt.Sprint("pvc-", n), 16<<20)
-	v := volume{h: h, id: h.driver.pool.ID(request.GetName()), cap: capability()}
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
-		{"create", func() error { _, err := h.CreateVolume(h.t.Context(), request); return err }},
-		{"attach", func() error { return v.attach("node-1", false) }},
-		{"stage", v.stage},
-		{"publish", func() error { return v.publish(target) }},
-		{"expand", func() error { _, err := v.expand(h.t.Context(), target, 17<<20); return err }},
-	} {
-		if step.name == "create" && made {
-			continue
+// newFullDiskHost is a host on a small file system, with a Kubernetes that knows of ordinary pods and of machines.
+func newFullDiskHost(t *testing.T) *host {
+	t.Helper()
+	h := &host{t: t, dir: smallDisk(t, 64<<20, 200), log: &bytes.Buffer{}, cluster: newFakeCluster()}
+	h.start()
+	t.Cleanup(func() {
+		h.stop()
+		for _, mounted := range h.mountsBelow(h.dir) { // of a test that has failed
+			_ = unix.Unmount(mounted, unix.MNT_DETACH)
 		}
+		_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
+	})
+	h.driver.observer.records.store.Close() // what it does beside would take of what is left, now and then
+	return h
+}
+
+// fullDiskStep is a call, and fullDiskLife those of a volume: what needs room, and then what must work without.
+type fullDiskStep struct {
+	name string
+	do   func() error
+}
+
+type fullDiskLife struct{ steps, ends []fullDiskStep }
+
+// live takes a volume through its life, and returns the name of the first step that failed for lack of space, "" for
+// none. The disk is filled after the first steps. What was done till then is taken back, which must not fail.
+func (h *host) live(life fullDiskLife, prepared int, fill func() (free func())) (failed string) {
+	h.t.Helper()
+	for _, step := range life.steps[:prepared] {
+		must(h.t, step.do())
+	}
+	if fill != nil {
+		defer fill()()
+	}
+	for _, step := range life.steps[prepared:] {
 		if err := step.do(); err != nil {
 			if status.Code(err) != codes.ResourceExhausted {
 				h.t.Errorf("%s on a full disk: %v", step.name, err)
@@ -95,15 +118,7 @@ func (h *host) live(n int, made bool) (failed string) {
 			break
 		}
 	}
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
-		{"unpublish", func() error { return v.unpublish(target) }},
-		{"unstage", v.unstage},
-		{"detach", func() error { return v.detach("node-1") }},
-		{"delete", v.delete},
-	} {
+	for _, step := range life.ends {
 		if err := step.do(); err != nil {
 			h.t.Errorf("%s after %s had failed on a full disk: %v", step.name, failed, err)
 		}

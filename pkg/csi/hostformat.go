@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/pool"
 )
@@ -53,5 +55,16 @@ func formatImage(ctx context.Context, image, fsType, options string) error {
 	if errors.Is(err, filesystem.ErrNoProgram) {
 		return fmt.Errorf("%w; or let the guest format (%s: %s)", err, parameterFormat, formatGuest)
 	}
-	return err
+	return orFull(err, image)
+}
+
+// orFull says of an error that the disk is full, if it is: a loop device over an image there, and some mkfs programs,
+// know I/O errors only. An error of a kind with a code of its own keeps it.
+func orFull(err error, image string) error {
+	const hardlyAny = 1 << 20
+	var fs unix.Statfs_t
+	if err == nil || unix.Statfs(image, &fs) != nil || int64(fs.Bavail)*fs.Bsize >= hardlyAny {
+		return err
+	}
+	return fmt.Errorf("%w, and the pool's disk is full: %w", err, unix.ENOSPC)
 }

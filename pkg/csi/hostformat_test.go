@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -130,4 +131,15 @@ func TestTheHostFormatsNothingThatIsNoNewFileSystem(t *testing.T) {
 	bad.Parameters["katadirect.io/format"] = "nobody"
 	_, err = h.CreateVolume(t.Context(), bad)
 	refused(t, err, codes.InvalidArgument, "nobody", "host")
+}
+
+func TestADiskThatIsFullWhileTheHostFormatsIsSaidToBe(t *testing.T) {
+	for _, fsType := range supportedFileSystems {
+		t.Run(fsType, func(t *testing.T) {
+			image := filepath.Join(smallDisk(t, 64<<10, 10), "disk.img")
+			writeFile(t, image, "")
+			must(t, os.Truncate(image, gib))
+			refused(t, toStatus(formatImage(t.Context(), image, fsType, "")), codes.ResourceExhausted, "mkfs."+fsType)
+		})
+	}
 }

@@ -157,7 +157,7 @@ func (n *node) mountOnHost(ctx context.Context, v pool.Volume, staged stage.Volu
 		SELinuxLabel: staged.SELinuxLabel, Format: mayFormat, MkfsOptions: v.Parameters[parameterMkfsOptions],
 	}, staging)
 	if err != nil {
-		return fmt.Errorf("mount volume %s on the host: %w", v.ID, err)
+		return fmt.Errorf("mount volume %s on the host: %w", v.ID, orFull(err, v.ImagePath))
 	}
 	return nil
 }

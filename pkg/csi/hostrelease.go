@@ -33,17 +33,25 @@ func (n *node) unpublishOnHost(ctx context.Context, id, targetPath string) error
 		return n.releaseUnlessUsed(ctx, id)
 	}
 	// An inline volume is staged by its publication alone, and its data goes next: nobody may have it mounted then.
-	if err := n.releaseHost(ctx, id); err != nil {
+	if err := n.letGo(ctx, id); err != nil {
 		return err
 	}
 	return n.staged.Delete(ctx, id)
 }
 
-// releaseUnlessUsed is releaseHost that leaves a volume alone which other pods have.
+// releaseUnlessUsed is letGo that leaves a volume alone which other pods have.
 func (n *node) releaseUnlessUsed(ctx context.Context, id string) error {
-	if err := n.releaseHost(ctx, id); !errors.Is(err, ErrInUse) {
+	return ignoring(n.letGo(ctx, id), ErrInUse)
+}
+
+// letGo is releaseHost that a full disk does not fail: what ends a pod must work there. Staged state cannot be written
+// then, and goes on saying on-host until it is forgotten or a later call finds that nothing is mounted.
+func (n *node) letGo(ctx context.Context, id string) error {
+	err := n.releaseHost(ctx, id)
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
+	n.log.WarnContext(ctx, "the host's mount is gone, and the disk is too full to write that down", "volume", id, "error", err)
 	return nil
 }
 

@@ -155,7 +155,7 @@ func (n *node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	if err := n.checkUnpublished(ctx, id); err != nil {
 		return nil, err
 	}
-	if err := n.releaseHost(ctx, id); err != nil {
+	if err := n.letGo(ctx, id); err != nil {
 		return nil, err
 	}
 	if present.FSType == pool.RawBlock {
