@@ -15,6 +15,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -57,21 +58,33 @@ func TestAPodOfCRIOsFromCrictlsConfigs(t *testing.T) {
 			t.Errorf("ended with %d: %q", code, out)
 		}
 	})
+	t.Run("exec with an input that ends", func(t *testing.T) {
+		x := app.begin(true, false, "sh", "-c", "cat; exit 3")
+		x.io.write(t, "through\n")
+		x.closeInput()
+		if out, code := x.end(); code != 3 || out != "through\n" {
+			t.Errorf("ended with %d: %q", code, out)
+		}
+	})
+	t.Run("exec on a terminal", func(t *testing.T) {
+		x := app.begin(true, true, "sh", "-c", `read line; echo "got $line"; until [ "$(stty size)" = "41 77" ]; do sleep 0.1; done; stty size; exit 4`)
+		x.resize(77, 41)
+		x.io.write(t, "hello\n")
+		if out, code := x.end(); code != 4 || !strings.Contains(out, "got hello\r\n41 77\r\n") {
+			t.Errorf("ended with %d: %q", code, out)
+		}
+	})
 	t.Run("figures", func(t *testing.T) {
-		r, err := app.task.Stats(t.Context(), &taskapi.StatsRequest{ID: app.id})
-		if err != nil {
-			t.Fatal(err)
+		if m := figures(t, app); m.GetCPU().GetUsageUsec() == 0 || m.GetMemory().GetUsage() == 0 ||
+			m.GetMemory().GetUsageLimit() != 64<<20 || m.GetPids().GetCurrent() == 0 {
+			t.Errorf("%v", m)
 		}
-		// CRI-O decodes either cgroup version's message by this name.
-		if r.GetStats().GetTypeUrl() != "io.containerd.cgroups.v2.Metrics" {
-			t.Errorf("their type is %s", r.GetStats().GetTypeUrl())
-		}
-		var m stats.Metrics
-		if err := proto.Unmarshal(r.GetStats().GetValue(), &m); err != nil {
-			t.Fatal(err)
-		}
-		if m.GetCPU().GetUsageUsec() == 0 || m.GetMemory().GetUsage() == 0 || m.GetMemory().GetUsageLimit() != 64<<20 || m.GetPids().GetCurrent() == 0 {
-			t.Errorf("%v", &m)
+	})
+	t.Run("an update", func(t *testing.T) {
+		limit := int64(96 << 20)
+		app.update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}})
+		if got := figures(t, app).GetMemory().GetUsageLimit(); got != uint64(limit) {
+			t.Errorf("the limit of memory is %d", got)
 		}
 	})
 	t.Run("pause and resume", func(t *testing.T) {
@@ -229,6 +242,23 @@ func state(t *testing.T, c *container) *taskapi.StateResponse {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func figures(t *testing.T, c *container) *stats.Metrics {
+	t.Helper()
+	r, err := c.task.Stats(t.Context(), &taskapi.StatsRequest{ID: c.id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// CRI-O decodes either cgroup version's message by this name.
+	if r.GetStats().GetTypeUrl() != "io.containerd.cgroups.v2.Metrics" {
+		t.Errorf("their type is %s", r.GetStats().GetTypeUrl())
+	}
+	m := new(stats.Metrics)
+	if err := proto.Unmarshal(r.GetStats().GetValue(), m); err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 func pid(t *testing.T, c *container) uint32 { t.Helper(); return state(t, c).GetPid() }

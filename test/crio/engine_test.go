@@ -21,7 +21,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/ttrpc"
-	"github.com/google/uuid"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -116,7 +115,7 @@ func (e *engine) tryCreate(spec *specs.Spec) (*container, error) {
 	if err := c.startRuntimeDaemon(); err != nil {
 		return nil, err
 	}
-	c.io = newStreams(e.T, filepath.Join(e.runtimeRoot, "crio", "fifo"), id, spec.Process.Terminal)
+	c.io = newStreams(e.T, e.fifoDir(), id, false, spec.Process.Terminal)
 	request := &taskapi.CreateTaskRequest{
 		ID: id, Bundle: c.bundle, Terminal: spec.Process.Terminal,
 		Stdin: c.io.stdin, Stdout: c.io.stdout, Stderr: c.io.stderr,
@@ -186,15 +185,31 @@ func (c *container) start() *container {
 
 func (c *container) wait(execID string) int {
 	c.Helper()
-	r, err := c.task.Wait(c.Context(), &taskapi.WaitRequest{ID: c.id, ExecID: execID})
+	ctx, cancel := context.WithTimeout(c.Context(), 2*time.Minute)
+	defer cancel()
+	r, err := c.task.Wait(ctx, &taskapi.WaitRequest{ID: c.id, ExecID: execID})
 	if err != nil {
 		c.Fatal(err)
 	}
 	return int(r.GetExitStatus())
 }
 
-// exec is ExecSync: the container's own process spec with other arguments.
+// execution is an exec under way.
+type execution struct {
+	*container
+	execID string
+	io     *streams
+}
+
+// exec is ExecSync: no input, and a terminal if the container has one.
 func (c *container) exec(args ...string) (out string, code int) {
+	c.Helper()
+	return c.begin(false, c.spec.Process.Terminal, args...).end()
+}
+
+// begin starts an exec: the container's own process spec with other arguments. Whether it has a terminal, the request
+// alone says; the spec is left as it is.
+func (c *container) begin(stdin, terminal bool, args ...string) *execution {
 	c.Helper()
 	process := *c.spec.Process
 	process.Args = args
@@ -202,11 +217,10 @@ func (c *container) exec(args ...string) (out string, code int) {
 	if err != nil {
 		c.Fatal(err)
 	}
-	id := strings.ReplaceAll(uuid.NewString()+uuid.NewString(), "-", "")
-	io := newStreams(c.T, filepath.Join(c.runtimeRoot, "crio", "fifo"), id, process.Terminal)
-	defer io.close()
+	id := newID()
+	x := &execution{container: c, execID: id, io: newStreams(c.T, c.fifoDir(), id, stdin, terminal)}
 	_, err = c.task.Exec(c.Context(), &taskapi.ExecProcessRequest{
-		ID: c.id, ExecID: id, Stdout: io.stdout, Stderr: io.stderr, Terminal: process.Terminal,
+		ID: c.id, ExecID: id, Stdin: x.io.stdin, Stdout: x.io.stdout, Stderr: x.io.stderr, Terminal: terminal,
 		Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: value},
 	})
 	if err != nil {
@@ -215,11 +229,51 @@ func (c *container) exec(args ...string) (out string, code int) {
 	if _, err := c.task.Start(c.Context(), &taskapi.StartRequest{ID: c.id, ExecID: id}); err != nil {
 		c.Fatal(err)
 	}
-	code = c.wait(id)
-	if _, err := c.task.Delete(c.Context(), &taskapi.DeleteRequest{ID: c.id, ExecID: id}); err != nil {
+	return x
+}
+
+// resize is what becomes of a client's window that has another size.
+func (x *execution) resize(width, height uint32) {
+	x.Helper()
+	_, err := x.task.ResizePty(x.Context(), &taskapi.ResizePtyRequest{ID: x.id, ExecID: x.execID, Width: width, Height: height})
+	if err != nil {
+		x.Error(err)
+	}
+}
+
+// closeInput is what becomes of a client's input that has ended. One on a terminal never does.
+func (x *execution) closeInput() {
+	x.Helper()
+	x.io.endInput()
+	if _, err := x.task.CloseIO(x.Context(), &taskapi.CloseIORequest{ID: x.id, ExecID: x.execID, Stdin: true}); err != nil {
+		x.Error(err)
+	}
+}
+
+func (x *execution) end() (out string, code int) {
+	x.Helper()
+	defer x.io.close()
+	code = x.wait(x.execID)
+	if _, err := x.task.Delete(x.Context(), &taskapi.DeleteRequest{ID: x.id, ExecID: x.execID}); err != nil {
+		x.Error(err)
+	}
+	return x.io.output(), code
+}
+
+// update is UpdateContainerResources.
+func (c *container) update(r *specs.LinuxResources) {
+	c.Helper()
+	value, err := json.Marshal(r)
+	if err != nil {
+		c.Fatal(err)
+	}
+	_, err = c.task.Update(c.Context(), &taskapi.UpdateTaskRequest{
+		ID:        c.id,
+		Resources: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: value},
+	})
+	if err != nil {
 		c.Error(err)
 	}
-	return io.output(), code
 }
 
 func (c *container) must(args ...string) string {
@@ -267,16 +321,20 @@ func (c *container) remove() {
 	}
 }
 
+// fifoDir is where the fifos of all processes are.
+func (e *engine) fifoDir() string { return filepath.Join(e.runtimeRoot, "crio", "fifo") }
+
 // streams are a process's fifos in a folder of their own, and what has come out of them.
 type streams struct {
 	dir, stdin, stdout, stderr string
+	input                      *os.File // into stdin, if there is one
 
 	mu      sync.Mutex
 	text    strings.Builder
 	readers sync.WaitGroup
 }
 
-func newStreams(t *testing.T, root, id string, terminal bool) *streams {
+func newStreams(t *testing.T, root, id string, stdin, terminal bool) *streams {
 	t.Helper()
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		t.Fatal(err)
@@ -290,6 +348,16 @@ func newStreams(t *testing.T, root, id string, terminal bool) *streams {
 	if !terminal {
 		s.stderr = filepath.Join(dir, id+"-stderr")
 		names = append(names, s.stderr)
+	}
+	if stdin {
+		s.stdin = filepath.Join(dir, id+"-stdin")
+		if err := syscall.Mkfifo(s.stdin, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		// CRI-O's opening waits for the shim, in the background; this does not wait, and may write at once.
+		if s.input, err = os.OpenFile(s.stdin, os.O_RDWR, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, name := range names {
 		if err := syscall.Mkfifo(name, 0o700); err != nil {
@@ -325,7 +393,22 @@ func (s *streams) soFar() string {
 	return s.text.String()
 }
 
-func (s *streams) close() { _ = os.RemoveAll(s.dir) }
+// write gives the process input.
+func (s *streams) write(t *testing.T, text string) {
+	t.Helper()
+	if _, err := s.input.WriteString(text); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *streams) endInput() { _ = s.input.Close() }
+
+func (s *streams) close() {
+	if s.input != nil {
+		s.endInput()
+	}
+	_ = os.RemoveAll(s.dir)
+}
 
 // reconnect is what a restarted CRI-O does: the address is read from the bundle.
 func (c *container) reconnect() {
