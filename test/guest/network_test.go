@@ -310,6 +310,22 @@ func TestAPodsInterfacesReachTheMachineAsTheyAre(t *testing.T) {
 				t.Errorf("the guest has no %q:\n%s", want, routes)
 			}
 		}
+		listed, err := m.agent.ListRoutes(t.Context(), &agentproto.ListRoutesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []*agentproto.Route{
+			{Device: "eth0", Gateway: "10.5.0.1"},
+			{Device: "eth0", Gateway: "fd05::1", Family: agentproto.IPFamily_v6},
+			{Device: "net1", Gateway: "169.254.1.1", Dest: "172.31.0.0/16", Source: "10.6.0.2"},
+		} {
+			if !slices.ContainsFunc(listed.GetRoutes(), func(r *agentproto.Route) bool {
+				return r.GetDevice() == want.Device && r.GetGateway() == want.Gateway && r.GetDest() == want.Dest &&
+					r.GetSource() == want.Source && r.GetFamily() == want.Family
+			}) {
+				t.Errorf("the agent lists no %v:\n%v", want, listed)
+			}
+		}
 	})
 	t.Run("from the guest", func(t *testing.T) {
 		host.listen("10.5.0.1:7001")
