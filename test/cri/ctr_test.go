@@ -2,11 +2,13 @@ package cri
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/katadirect/katadirect/internal/kubelet"
@@ -102,6 +104,22 @@ func TestATaskThroughItsStates(t *testing.T) {
 		c.want(`$RUN -d $IMAGE task sh -c 'trap "exit 5" TERM; while :; do sleep 0.2; done'; `+status, "RUNNING\n")
 		c.want(`$CTR task exec --exec-id e1 task sh -c 'echo hello; exit 4'; echo code $?`, "hello\ncode 4\n")
 		c.want(`echo hello | $CTR task exec --exec-id e2 task cat`, "hello\n")
+		if got, err := c.shell(`$CTR task checkpoint task`); err == nil || !strings.Contains(got, "not implemented") {
+			t.Errorf("a checkpoint printed %q, %v", got, err)
+		}
+		shims, err := n.Lab.Find("containerd-shim-katadirect-v2")
+		if err != nil || len(shims) != 1 {
+			t.Fatalf("shims %v, %v", shims, err)
+		}
+		if err := syscall.Kill(shims[0], syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func(context.Context) string {
+			if !strings.Contains(n.Lab.Containerd().Said(), "goroutine 1 [") {
+				return "containerd's log does not say what the shim's goroutines do"
+			}
+			return ""
+		})
 		c.want(`$CTR task pause task; `+status, "PAUSED\n")
 
 		// A restarted containerd finds the task as it left it.

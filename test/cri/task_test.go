@@ -13,7 +13,6 @@ import (
 
 	"github.com/katadirect/katadirect/internal/kubelet"
 	"github.com/katadirect/katadirect/internal/lab"
-	"github.com/katadirect/katadirect/test/artifacts"
 )
 
 // runWith runs a container of which the test gives the configuration.
@@ -222,19 +221,20 @@ sleep 4; during=$(%[1]s); wait; echo $before $during $(cat %[3]s/count)`, reside
 }
 
 func TestATerminalIsAttachedExecutedInAndResized(t *testing.T) {
-	n := artifacts.Node(t, lab.V2)
-	c := newCtr(t, n)
-	c.want(`$RUN -d $IMAGE task sh -c 'trap "exit 0" TERM; while :; do sleep 1 & wait; done'; echo $?`, "0\n")
-	// "script" gives ctr a terminal, whose size it passes on, and again when the size changes.
-	c.want(sized("30 100")+`script -qec 'stty rows 30 cols 100; $CTR task exec -t --exec-id tty task sh -c "tty >/dev/null && $SIZED"' /dev/null | tr -d '\r' | tail -1`, "30 100\n")
-	c.want(sized("41 77")+`script -qec '(sleep 2; stty -F /dev/tty rows 41 cols 77) & stty rows 30 cols 100; $CTR task exec -t --exec-id resize task sh -c "$SIZED"' /dev/null | tr -d '\r' | tail -1`, "41 77\n")
-	c.want(`($CTR task kill task; while $CTR task ls | grep -q RUNNING; do sleep 0.1; done); $CTR task rm task; $CTR container rm task; echo gone`, "gone\n")
+	eachContainerd(t, func(t *testing.T, n *kubelet.Node) {
+		c := newCtr(t, n)
+		c.want(`$RUN -d $IMAGE task sh -c 'trap "exit 0" TERM; while :; do sleep 1 & wait; done'; echo $?`, "0\n")
+		// "script" gives ctr a terminal, whose size it passes on, and again when the size changes.
+		c.want(sized("30 100")+`script -qec 'stty rows 30 cols 100; $CTR task exec -t --exec-id tty task sh -c "tty >/dev/null && $SIZED"' /dev/null | tr -d '\r' | tail -1`, "30 100\n")
+		c.want(sized("41 77")+`script -qec '(sleep 2; stty -F /dev/tty rows 41 cols 77) & stty rows 30 cols 100; $CTR task exec -t --exec-id resize task sh -c "$SIZED"' /dev/null | tr -d '\r' | tail -1`, "41 77\n")
+		c.want(`($CTR task kill --all -s SIGKILL task; while $CTR task ls | grep -q RUNNING; do sleep 0.1; done); $CTR task rm task; $CTR container rm task; echo gone`, "gone\n")
 
-	// A container with a terminal of its own, attached to by a second client.
-	c.want(sized("33 90")+`export TALK='read line; echo "got $line"; '"$SIZED"'; read end; exit 3'
+		// A container with a terminal of its own, attached to by a second client.
+		c.want(sized("33 90")+`export TALK='read line; echo "got $line"; '"$SIZED"'; read end; exit 3'
 script -qec '$RUN -d -t $IMAGE talker sh -c "$TALK"' /dev/null; echo $?`, "0\n")
-	c.want(`(sleep 5; echo hello; sleep 1; echo end; sleep 1) | script -qec 'stty rows 33 cols 90; $CTR task attach talker; echo code $?' /dev/null | tr -d '\r' | grep -e got -e '33 90' -e code`, "got hello\n33 90\ncode 3\n")
-	c.want(`$CTR task rm talker 2>/dev/null; $CTR container rm talker; echo gone`, "gone\n")
+		c.want(`(sleep 5; echo hello; sleep 1; echo end; sleep 1) | script -qec 'stty rows 33 cols 90; $CTR task attach talker; echo code $?' /dev/null | tr -d '\r' | grep -e got -e '33 90' -e code`, "got hello\n33 90\ncode 3\n")
+		c.want(`$CTR task rm talker 2>/dev/null; $CTR container rm talker; echo gone`, "gone\n")
+	})
 }
 
 func TestTheUntrustedAnnotationChoosesTheMachine(t *testing.T) {
