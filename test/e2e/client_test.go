@@ -70,6 +70,7 @@ var kinds = map[string]string{
 	"pv":                    "/api/v1/persistentvolumes/",
 	"node":                  "/api/v1/nodes/",
 	"namespace":             "/api/v1/namespaces/",
+	"capacity":              "/apis/storage.k8s.io/v1/namespaces/katadirect/csistoragecapacities/",
 	"volumesnapshotcontent": "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents/",
 }
 

@@ -67,6 +67,7 @@ func diskIsFull(t *testing.T, k *kube) {
 	})
 
 	k.step("a pod with a new claim waits for room")
+	k.roomIsLess(16 << 20)
 	k.apply(blockClaim("late", "16Mi", "ReadWriteOnce") + blockPod("late", "late", "runc", false))
 	k.event("pod/late", "not have enough free storage")
 

@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // roomIsTracked needs the pool of openSuite: what it asks for is measured by that.
@@ -11,6 +13,7 @@ func roomIsTracked(t *testing.T, k *kube) {
 	k.apply(blockClaim("most", "50Gi", "ReadWriteOncePod") + blockPod("most", "most", "runc", false))
 	k.ready("most")
 	k.step("a pod whose claim does not fit any more stays pending")
+	k.roomIsLess(20 << 30)
 	k.apply(blockClaim("more", "20Gi", "ReadWriteOncePod") + blockPod("more", "more", "runc", false))
 	k.event("pod/more", "not have enough free storage")
 	if phase := k.field("pod/more", "{.status.phase}") + k.field("pvc/more", "{.status.phase}"); phase != "PendingPending" {
@@ -25,4 +28,15 @@ func roomIsTracked(t *testing.T, k *kube) {
 	if size := k.exec("more", blockSize); size != "21474836480" {
 		t.Errorf("it has %s bytes", size)
 	}
+}
+
+// roomIsLess waits until the scheduler can know that there is less room than that. Of a pod that comes before, it asks for
+// the volume, which cannot be made, and does not look again before there is more room.
+func (k *kube) roomIsLess(bytes int64) {
+	k.t.Helper()
+	k.until("word of less room", func() (string, bool) {
+		said := k.field("capacity", `{.items[?(@.storageClassName=="katadirect")].capacity}`)
+		left, err := resource.ParseQuantity(said)
+		return said, err == nil && left.Value() < bytes
+	})
 }
