@@ -19,6 +19,8 @@ type scene struct {
 	volume *kubelet.Volume
 	before []string // what is on the node without any pod
 
+	noticed, booted []time.Duration // how long it took until ends were seen, and pods ran
+
 	uid         string
 	annotations map[string]string // of the pod
 	pod         *lab.Pod
@@ -51,9 +53,13 @@ func (s *scene) close(t *testing.T) {
 }
 
 func (s *scene) boot(ctx context.Context) (err error) {
+	began := time.Now()
 	s.pod, err = s.node.Lab.RunPod(ctx, lab.PodSpec{
 		Name: "pod", Handler: kubelet.Handler, UID: s.uid, Privileged: true, Annotations: s.annotations,
 	})
+	if err == nil {
+		s.booted = append(s.booted, time.Since(began))
+	}
 	return err
 }
 

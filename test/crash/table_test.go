@@ -23,8 +23,7 @@ const noticeLimit = 45 * time.Second
 type victim struct {
 	name string
 	kill func(context.Context, *scene) error
-	// reason is in the error of what was under way, or in containerd's log: one of several, separated by "|". "" is for
-	// one that takes it along.
+	// reason is in the error of what was under way, or in containerd's log: one of several, separated by "|".
 	reason string
 	// arm, if not nil, is called before the moment, where there is a machine by then, and kill is nil: it gets ready what
 	// needs time. atBoot are the pod's annotations that have it die while the machine boots.
@@ -36,17 +35,23 @@ type victim struct {
 	survived bool
 }
 
-var victims = []victim{
-	{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "virtual machine is gone|QEMU was killed"},
-	{name: "the file share", kill: killAll("virtiofsd"), reason: "the file share is gone"},
-	{name: "the shim", kill: killAll("containerd-shim-katadirect-v2"), reason: "shim disconnected"},
-	{name: "the shim by SIGTERM", kill: func(_ context.Context, s *scene) error {
+var (
+	theMachine = victim{name: "the machine", kill: killAll("qemu-system-x86_64"), reason: "virtual machine is gone|QEMU was killed"}
+	theShim    = victim{name: "the shim", kill: killAll("containerd-shim-katadirect-v2"), reason: "shim disconnected"}
+	// It ends the machine, and reports every exit, before it goes.
+	theShimInOrder = victim{name: "the shim by SIGTERM", reason: "told to by a signal", kill: func(_ context.Context, s *scene) error {
 		return signal(s.node, syscall.SIGTERM, "containerd-shim-katadirect-v2")
-	}},
-	{name: "containerd", survived: true, kill: func(_ context.Context, s *scene) error {
+	}}
+	containerd = victim{name: "containerd", survived: true, kill: func(_ context.Context, s *scene) error {
 		s.node.Lab.Containerd().Kill()
 		return nil
-	}},
+	}}
+)
+
+var victims = []victim{
+	theMachine,
+	{name: "the file share", kill: killAll("virtiofsd"), reason: "the file share is gone"},
+	theShim, theShimInOrder, containerd,
 }
 
 // killAll ends every process of that name as a crash does.
@@ -83,21 +88,29 @@ func after(d time.Duration) func(*scene, context.Context) error {
 // Whatever dies, and whatever is under way: what is under way ends, the pod is reported failed with the reason, or goes
 // on if it was only containerd; deleting it leaves nothing; and the next pod has the volume with its data.
 func TestAnythingMayDieAtAnyMoment(t *testing.T) {
-	for flavour, die := range map[lab.Flavour][]victim{
-		lab.Debian: victims,
-		// What the other parts are made of is the same under each containerd.
-		lab.V2: victims[len(victims)-1:],
+	for flavour, dying := range map[lab.Flavour]func(moment) []victim{
+		lab.Debian: func(moment) []victim { return victims },
+		lab.V2:     dyingUnderV2,
 	} {
 		t.Run("containerd "+string(flavour), func(t *testing.T) {
 			s := newScene(t, flavour)
 			for _, m := range moments {
-				for _, v := range die {
+				for _, v := range dying(m) {
 					t.Run(v.name+" dies in "+m.name, func(t *testing.T) { s.play(t, m, v) })
 				}
 			}
+			s.checkNoticed(t)
 			s.close(t)
 		})
 	}
+}
+
+// What the other parts are made of is the same under each containerd. What this one makes of their end is seen once.
+func dyingUnderV2(m moment) []victim {
+	if m.name == duringExec.name {
+		return []victim{theMachine, theShim, containerd}
+	}
+	return []victim{containerd}
 }
 
 func TestAGuestMayEndItself(t *testing.T) {
@@ -189,6 +202,7 @@ func (s *scene) tryPlay(t *testing.T, m moment, v victim, last bool) (inTime boo
 		s.checkAlive(t, m)
 	default:
 		s.checkFailed(t, m, patience)
+		s.notice(t, m, time.Since(began))
 		if said, found := s.reason(v, err, logged); !found && !last && err == nil {
 			inTime = false
 		} else if !found {
@@ -199,6 +213,34 @@ func (s *scene) tryPlay(t *testing.T, m moment, v victim, last bool) (inTime boo
 	must(t, s.volume.Unpublish(t.Context(), s.uid))
 	s.checkNothingLeft(t)
 	return inTime
+}
+
+// notice notes how long it took until the pod's end was seen. A deletion takes its time anyway.
+func (s *scene) notice(t *testing.T, m moment, took time.Duration) {
+	t.Helper()
+	t.Logf("seen after %s", took.Round(time.Millisecond))
+	if m.name != "the deletion" {
+		s.noticed = append(s.noticed, took)
+	}
+}
+
+// checkNoticed holds how fast ends are seen to how fast machines boot here, which the host's load slows down as well.
+// noticeLimit is for the single one that has come at a bad moment.
+func (s *scene) checkNoticed(t *testing.T) {
+	t.Helper()
+	if len(s.noticed) < 5 {
+		return // one that has come at a bad moment could be the median
+	}
+	noticed, booted := median(s.noticed), median(s.booted)
+	t.Logf("of %d ends the median was seen after %s; of %d machines it ran after %s", len(s.noticed), noticed, len(s.booted), booted)
+	if noticed > booted {
+		t.Errorf("the end of a pod is seen after %s as a rule, when another would have been running after %s", noticed, booted)
+	}
+}
+
+func median(all []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
 }
 
 // reason looks for the victim's reason in the error and in what containerd has said since, and returns that. It waits for
