@@ -66,7 +66,8 @@ func (k *kube) granted() (all []string) {
 			}
 			switch object.Kind {
 			case "ClusterRole", "Role":
-				roles[object.Kind+object.Name] = object.Rules
+				role := object.Kind + object.Name // the first overlay's has a component's rights besides, which the second has not
+				roles[role] = append(roles[role], object.Rules...)
 			case "ClusterRoleBinding", "RoleBinding":
 				bindings = append(bindings, object)
 			}
