@@ -85,10 +85,11 @@ func scrapeMachines(ctx context.Context, all []Machine) ([]byte, error) {
 		Help: proto.String("Whether the machine's shim has told its metrics: 1, or 0."),
 	}
 	merged := map[string]*dto.MetricFamily{up.GetName(): up}
+	types := typesOf(answers)
 	for i, m := range all {
 		labels := m.labels()
 		up.Metric = append(up.Metric, &dto.Metric{Label: labels, Gauge: &dto.Gauge{Value: proto.Float64(truth(answers[i] != nil))}})
-		merge(merged, answers[i], labels)
+		merge(merged, answers[i], types, labels)
 	}
 	var text bytes.Buffer
 	encoder := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeTextPlain))
@@ -122,21 +123,41 @@ func parse(text []byte) map[string]*dto.MetricFamily {
 	return families
 }
 
-// merge adds one machine's families to those of all. A machine cannot speak for the driver or for another machine.
-func merge(all, of map[string]*dto.MetricFamily, labels []*dto.LabelPair) {
+// typesOf is each family's type: that which most machines give it. One guest that lies would hide the others' samples if it
+// came first.
+func typesOf(answers []map[string]*dto.MetricFamily) map[string]dto.MetricType {
+	votes := map[string]map[dto.MetricType]int{}
+	for _, answer := range answers {
+		for name, family := range answer {
+			if votes[name] == nil {
+				votes[name] = map[dto.MetricType]int{}
+			}
+			votes[name][family.GetType()]++
+		}
+	}
+	types := map[string]dto.MetricType{}
+	for name, of := range votes {
+		types[name] = slices.MaxFunc(slices.Sorted(maps.Keys(of)), func(a, b dto.MetricType) int { return of[a] - of[b] })
+	}
+	return types
+}
+
+// merge adds one machine's families of those types to those of all. A machine cannot speak for the driver or for another
+// machine.
+func merge(all, of map[string]*dto.MetricFamily, types map[string]dto.MetricType, labels []*dto.LabelPair) {
 	left := maxMachineSamples
 	for _, name := range slices.Sorted(maps.Keys(of)) {
 		if !strings.HasPrefix(name, "kata_") && !strings.HasPrefix(name, "katadirect_") || strings.HasPrefix(name, "katadirect_csi_") ||
 			name == "katadirect_machine_up" {
 			continue
 		}
+		if of[name].GetType() != types[name] {
+			continue
+		}
 		family, known := all[name]
 		if !known {
 			family = &dto.MetricFamily{Name: of[name].Name, Help: of[name].Help, Type: of[name].Type}
 			all[name] = family
-		}
-		if family.GetType() != of[name].GetType() {
-			continue
 		}
 		for _, metric := range of[name].Metric {
 			if left--; left < 0 {

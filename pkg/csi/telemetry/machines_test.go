@@ -88,6 +88,18 @@ func TestAMachineCannotSpeakForOthersNorWithoutEnd(t *testing.T) {
 	}
 }
 
+func TestAGuestThatLiesAboutATypeHidesOnlyItsOwnSamples(t *testing.T) {
+	const honest = "# TYPE kata_guest_load gauge\nkata_guest_load 1\n"
+	_, text := scrape(t, fixedMachines{
+		machine("evil", "# TYPE kata_guest_load counter\nkata_guest_load 1\n"), machine("a", honest), machine("b", honest),
+	})
+	for id, want := range map[string]bool{"a": true, "b": true, "evil": false} {
+		if got := strings.Contains(text, `kata_guest_load{sandbox_id="`+id+`"`); got != want {
+			t.Errorf("a sample of machine %s is there: %t, want %t, in\n%s", id, got, want, text)
+		}
+	}
+}
+
 func TestNoMachinesAndNoAnswerAreDifferent(t *testing.T) {
 	if code, text := scrape(t, fixedMachines{}); code != http.StatusOK || text != "" {
 		t.Errorf("without machines: %d %q", code, text)
