@@ -44,14 +44,18 @@ func (n *node) releaseUnlessUsed(ctx context.Context, id string) error {
 	return ignoring(n.letGo(ctx, id), ErrInUse)
 }
 
+// errUnnoted says that the host has nothing of a volume any more, and that staged state does not know.
+var errUnnoted = errors.New("the host's mount is gone, which could not be written down")
+
 // letGo is releaseHost that a full disk does not fail: what ends a pod must work there. Staged state cannot be written
 // then, and goes on saying on-host until it is forgotten or a later call finds that nothing is mounted.
 func (n *node) letGo(ctx context.Context, id string) error {
 	err := n.releaseHost(ctx, id)
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+	if !full || !errors.Is(err, errUnnoted) {
 		return err
 	}
-	n.log.WarnContext(ctx, "the host's mount is gone, and the disk is too full to write that down", "volume", id, "error", err)
+	n.log.WarnContext(ctx, "the disk is too full for staged state", "volume", id, "error", err)
 	return nil
 }
 
@@ -79,7 +83,10 @@ func (n *node) releaseHost(ctx context.Context, id string) error {
 		return fmt.Errorf("take the host's mount of volume %s away: %w", id, err)
 	}
 	present.OnHost = false
-	return n.staged.Put(ctx, present)
+	if err := n.staged.Put(ctx, present); err != nil {
+		return fmt.Errorf("%w: %w", errUnnoted, err)
+	}
+	return nil
 }
 
 // releaseForgotten takes away what is mounted at a staging path of which staged state does not know: somebody has removed
