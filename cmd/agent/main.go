@@ -20,6 +20,7 @@ import (
 	"github.com/katadirect/katadirect/pkg/agent/console"
 	"github.com/katadirect/katadirect/pkg/agent/container"
 	"github.com/katadirect/katadirect/pkg/agent/device"
+	"github.com/katadirect/katadirect/pkg/agent/guest"
 	"github.com/katadirect/katadirect/pkg/agent/module"
 	"github.com/katadirect/katadirect/pkg/agent/network"
 	"github.com/katadirect/katadirect/pkg/agent/process"
@@ -115,6 +116,7 @@ func serve(ctx context.Context, params boot.Params, modules *module.Loader, even
 		Console: debug, PipeSize: runtime.PipeSize,
 		Network: &network.Network{Finder: finder, Modules: modules, Tools: reap.Output},
 		End:     sync.OnceFunc(func() { close(ended) }),
+		Forget:  guest.DropCaches,
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,18 @@ func (s *Service) RemoveContainer(ctx context.Context, req *agentproto.RemoveCon
 	if err := s.Sandbox.RemoveContainer(ctx, req.GetContainerId()); err != nil {
 		return nil, err
 	}
+	if s.Forget != nil {
+		go s.forget()
+	}
 	return empty, guest.RemoveCopies(req.GetContainerId())
+}
+
+// forget lets go of the names of a removed container's files, for each of which virtiofsd keeps a file open, deleted or
+// not: after some hundred restarts of containers it would have no more to open. Nobody waits for it.
+func (s *Service) forget() {
+	if err := s.Forget(); err != nil {
+		slog.Warn("the names of a removed container's files are kept", "error", err)
+	}
 }
 
 // ExecProcess starts one more process in a container.

@@ -43,6 +43,8 @@ type Service struct {
 	// End is called once, when the sandbox was destroyed and that was
 	// answered.
 	End func()
+	// Forget drops the names and inodes that nobody uses; nil if a removed container's may stay. guest.DropCaches.
+	Forget func() error
 
 	bulk  bulk
 	ports ports.Ports
