@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/katadirect/katadirect/internal/capabilities"
 	"github.com/katadirect/katadirect/pkg/csi/mode"
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
@@ -122,8 +123,7 @@ func (w *modesWorld) auditKept(t *testing.T, i int) {
 // maySetResources reports whether this process has CAP_SYS_RESOURCE, without which the kernel grows no ext4 in use.
 func maySetResources(t *testing.T) bool {
 	t.Helper()
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	must(t, unix.Capget(&header, &data[0]))
-	return data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	may, err := capabilities.Has(unix.CAP_SYS_RESOURCE)
+	must(t, err)
+	return may
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -38,5 +39,6 @@ func refuse(req processRequest) error {
 	if len(names) == 0 {
 		return nil
 	}
+	slices.Sort(names) // a map has no order, and the same request gets the same answer
 	return fmt.Errorf("%w: this agent does not have: %s", container.ErrSpec, strings.Join(names, ", "))
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katadirect/katadirect/internal/capabilities"
 	"github.com/katadirect/katadirect/internal/condition"
 	"github.com/katadirect/katadirect/internal/filesystem"
 	"github.com/katadirect/katadirect/pkg/csi/loop"
@@ -288,10 +289,9 @@ func TestAFileSystemGrowsMountedAndAtItsNextMount(t *testing.T) {
 // maySetResources reports whether this process has CAP_SYS_RESOURCE, without which the kernel grows no ext4 in use.
 func maySetResources(t *testing.T) bool {
 	t.Helper()
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	must(t, unix.Capget(&header, &data[0]))
-	return data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	may, err := capabilities.Has(unix.CAP_SYS_RESOURCE)
+	must(t, err)
+	return may
 }
 
 func TestReadOnlyVolumesStayAsTheyAre(t *testing.T) {
