@@ -144,13 +144,10 @@ func (s *Service) RemoveStaleVirtiofsShareMounts(context.Context, *agentproto.Re
 	return empty, guest.DropCaches()
 }
 
-// terminationLog is the one kind of diagnostic data there is.
-const terminationLog = "termination_log"
-
 // GetDiagnosticData returns a container's last words.
 func (s *Service) GetDiagnosticData(_ context.Context, req *agentproto.GetDiagnosticDataRequest) (*agentproto.GetDiagnosticDataResponse, error) {
-	if req.GetLogType() != terminationLog {
-		return nil, fmt.Errorf("diagnostic data %q: %w: only %q can be had", req.GetLogType(), container.ErrSpec, terminationLog)
+	if req.GetLogType() != agentproto.TerminationLog {
+		return nil, fmt.Errorf("diagnostic data %q: %w: only %q can be had", req.GetLogType(), container.ErrSpec, agentproto.TerminationLog)
 	}
 	c, err := s.Sandbox.Container(req.GetContainerId())
 	if err != nil {

@@ -202,9 +202,6 @@ func (s *Sandbox) Stats(ctx context.Context, id string) (*agentproto.StatsContai
 	return s.agent.StatsContainer(ctx, &agentproto.StatsContainerRequest{ContainerId: id})
 }
 
-// terminationLog is the one kind of diagnostic data that an agent has.
-const terminationLog = "termination_log"
-
 // LastWords returns what the container has left in the file that kubelet reads when it has ended, if the guest has only a
 // copy of that; "" if it is the host's own.
 func (s *Sandbox) LastWords(ctx context.Context, id string) (string, error) {
@@ -214,7 +211,7 @@ func (s *Sandbox) LastWords(ctx context.Context, id string) (string, error) {
 	if _, err := s.container(id); err != nil {
 		return "", err
 	}
-	r, err := s.agent.GetDiagnosticData(ctx, &agentproto.GetDiagnosticDataRequest{LogType: terminationLog, ContainerId: id})
+	r, err := s.agent.GetDiagnosticData(ctx, &agentproto.GetDiagnosticDataRequest{LogType: agentproto.TerminationLog, ContainerId: id})
 	return r.GetData(), err
 }
 
