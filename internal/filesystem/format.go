@@ -99,7 +99,9 @@ func prepare(device *os.File) (size int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	throughCache := pastCache(device, size)
 	content, err := probe(device, size)
+	throughCache()
 	if err != nil {
 		return 0, err
 	}

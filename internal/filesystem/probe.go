@@ -42,6 +42,9 @@ const (
 	firstLength = 4 * kib
 	// quickLength is what identify looks at, short of VMFS.
 	quickLength = 256 * kib
+	// pieceLength is how much of an area is read at once: few requests, and
+	// little memory.
+	pieceLength = 512 * kib
 	// tailLength covers GPT's second table, the older RAID formats, ZFS' last
 	// two labels, DRBD's and firmware RAID's metadata.
 	tailLength = 1 * mib
@@ -88,6 +91,7 @@ func Probe(path string) (Content, error) {
 	if err != nil {
 		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
 	}
+	defer pastCache(f, size)()
 	content, err := probe(f, size)
 	if err != nil {
 		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
@@ -127,17 +131,21 @@ func probe(r io.ReaderAt, size int64) (Content, error) {
 // searchAreas reads every signature area in full, and names what is in them;
 // "" when all is zero.
 func searchAreas(r io.ReaderAt, size int64) (string, error) {
-	found := ""
+	found, buffer := "", aligned(pieceLength)
 	for _, a := range signatureAreas(size) {
-		data, err := readArea(r, a)
+		zero, err := isZero(r, a, buffer)
 		if err != nil {
 			return "", err
 		}
-		if found != "" || allZero(data) {
+		if found != "" || zero {
 			continue
 		}
 		if a.offset == 0 {
-			found = identify(data)
+			head, err := readArea(r, a)
+			if err != nil {
+				return "", err
+			}
+			found = identify(head)
 		}
 		if found == "" {
 			found = fmt.Sprintf("%s between byte %d and byte %d", unknownData, a.offset, a.offset+a.length)
@@ -146,17 +154,37 @@ func searchAreas(r io.ReaderAt, size int64) (string, error) {
 	return found, nil
 }
 
+// isZero reads all of an area, a bufferful at a time, and says whether every
+// byte is zero.
+func isZero(r io.ReaderAt, a area, buffer []byte) (bool, error) {
+	zero := true
+	for done := int64(0); done < a.length; {
+		piece := buffer[:min(int64(len(buffer)), a.length-done)]
+		if err := fill(r, piece, a.offset+done); err != nil {
+			return false, err
+		}
+		zero = zero && allZero(piece)
+		done += int64(len(piece))
+	}
+	return zero, nil
+}
+
 // readArea reads all of a. Less than all is an error.
 func readArea(r io.ReaderAt, a area) ([]byte, error) {
-	data := make([]byte, a.length)
-	n, err := r.ReadAt(data, a.offset)
-	if int64(n) == a.length {
-		return data, nil
+	data := aligned(a.length)
+	return data, fill(r, data, a.offset)
+}
+
+// fill reads all of data at offset.
+func fill(r io.ReaderAt, data []byte, offset int64) error {
+	n, err := r.ReadAt(data, offset)
+	if n == len(data) {
+		return nil
 	}
 	if err == nil || err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return nil, fmt.Errorf("read %d bytes at %d: %w", a.length, a.offset, err)
+	return fmt.Errorf("read %d bytes at %d: %w", len(data), offset, err)
 }
 
 // sizeOf is the size in bytes of a block device or an image file.

@@ -2,6 +2,7 @@ package filesystem
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -187,4 +188,30 @@ func FuzzIdentify(f *testing.F) {
 		}
 		fileSystemSize(kind, head)
 	})
+}
+
+// A look at a device goes past the kernel's cache, which must neither change what is seen nor fail where whole blocks do
+// not add up; a format that follows it reads and writes as ever.
+func TestDevicesOfAnySizeAreSeenPastTheCache(t *testing.T) {
+	for _, size := range []int64{32 * kib, mib, 8*mib + 512, 64*mib - 512, 64 * mib} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			image := newImage(t, size)
+			node := attach(t, image)
+			if content, err := Probe(node); err != nil || !content.Blank() {
+				t.Fatalf("a blank device: %+v, %v", content, err)
+			}
+			// Through the cache, and not flushed by whoever wrote it.
+			f, err := os.OpenFile(node, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteAt([]byte("x"), size-1); err != nil {
+				t.Fatal(err)
+			}
+			if content, err := Probe(node); err != nil || content.Blank() {
+				t.Errorf("a byte in the cache, at the very end: %+v, %v", content, err)
+			}
+		})
+	}
 }
