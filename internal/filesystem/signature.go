@@ -1,7 +1,6 @@
 package filesystem
 
 import (
-	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -182,14 +181,18 @@ func checkedSize(blocks, blockSize uint64) uint64 {
 	return low
 }
 
-var zeros [64 << 10]byte
-
+// allZero looks at four words at a time, which an emulated processor does faster than anything with wider registers.
 func allZero(data []byte) bool {
-	for len(data) > len(zeros) {
-		if !bytes.Equal(data[:len(zeros)], zeros[:]) {
+	word := binary.LittleEndian.Uint64
+	for ; len(data) >= 32; data = data[32:] {
+		if word(data)|word(data[8:])|word(data[16:])|word(data[24:]) != 0 {
 			return false
 		}
-		data = data[len(zeros):]
 	}
-	return bytes.Equal(data, zeros[:len(data)])
+	for _, b := range data {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
 }
