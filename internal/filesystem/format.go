@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -58,29 +59,50 @@ type Formatter struct {
 // or carries a format of this package that was never finished. Otherwise it
 // changes nothing and returns ErrOccupied.
 func (f Formatter) Format(ctx context.Context, node, fstype string, how How) error {
-	m, err := how.command(fstype)
-	if err != nil {
+	if _, err := how.command(fstype); err != nil {
 		return fmt.Errorf("format %s: %w", node, err)
 	}
+	content, err := f.FormatIfBlank(ctx, node, fstype, how)
+	if err == nil && content.Used() {
+		err = fmt.Errorf("format %s: %w: it holds: %s", node, ErrOccupied, content.Kind)
+	}
+	return err
+}
+
+// FormatIfBlank is Format for whoever is content with what is there. It
+// returns what the device held before.
+func (f Formatter) FormatIfBlank(ctx context.Context, node, fstype string, how How) (Content, error) {
 	// Exclusive: the kernel refuses if the device is mounted or part of
 	// something.
 	device, err := os.OpenFile(node, os.O_RDWR|os.O_EXCL, 0)
 	if err != nil {
-		return fmt.Errorf("format %s: %w", node, err)
+		return Content{}, fmt.Errorf("format %s: %w", node, err)
 	}
 	defer device.Close()
-	size, err := prepare(device)
+	size, content, err := look(device)
 	if err != nil {
-		return fmt.Errorf("format %s: %w", node, err)
+		return content, fmt.Errorf("format %s: %w", node, err)
 	}
+	if content.Used() {
+		return content, nil
+	}
+	m, err := how.command(fstype)
+	if err == nil {
+		err = begin(device, size, content)
+	}
+	if err != nil {
+		return content, fmt.Errorf("format %s: %w", node, err)
+	}
+	cached := readAhead(node)
+	defer cached.Close()
 	// mkfs wants the device for itself.
 	if err := device.Close(); err != nil {
-		return fmt.Errorf("format %s: %w", node, err)
+		return content, fmt.Errorf("format %s: %w", node, err)
 	}
 	if err := f.run(ctx, m, node, how); err != nil {
-		return err
+		return content, err
 	}
-	return finish(node, size)
+	return content, finish(node, size)
 }
 
 // Make is Format for what the caller knows to be blank and nobody else's, such as an image that it has just made: it
@@ -93,25 +115,35 @@ func (f Formatter) Make(ctx context.Context, image, fstype string, how How) erro
 	return f.run(ctx, m, image, how)
 }
 
-// prepare makes sure that the device may be formatted, and marks it.
-func prepare(device *os.File) (size int64, err error) {
-	size, err = sizeOf(device)
+// look finds out what is on a device.
+func look(device *os.File) (size int64, content Content, err error) {
+	if size, err = sizeOf(device); err != nil {
+		return 0, Content{}, err
+	}
+	defer pastCache(device, size)()
+	content, err = probe(device, size)
+	return size, content, err
+}
+
+// begin marks a device that may be formatted, and clears what an unfinished
+// format has left.
+func begin(device *os.File, size int64, content Content) error {
+	if content.Unfinished {
+		return wipe(device, size)
+	}
+	return setMark(device, size)
+}
+
+// readAhead has the kernel read the part of a device that mkfs.ext4 fills in
+// pieces smaller than a page, each of which would have it read the page first.
+// What is read is kept as long as somebody has the device open.
+func readAhead(node string) io.Closer {
+	device, err := os.Open(node)
 	if err != nil {
-		return 0, err
+		return io.NopCloser(nil) // mkfs says why
 	}
-	throughCache := pastCache(device, size)
-	content, err := probe(device, size)
-	throughCache()
-	if err != nil {
-		return 0, err
-	}
-	switch {
-	case content.Unfinished:
-		return size, wipe(device, size)
-	case !content.Blank():
-		return 0, fmt.Errorf("%w: it holds: %s", ErrOccupied, content.Kind)
-	}
-	return size, setMark(device, size)
+	_ = unix.Fadvise(int(device.Fd()), 0, 2*quickLength, unix.FADV_WILLNEED)
+	return device
 }
 
 func (f Formatter) run(ctx context.Context, m command, node string, how How) error {

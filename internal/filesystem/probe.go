@@ -27,6 +27,9 @@ const unknownData = "unknown data"
 // Blank says whether nothing at all was found.
 func (c Content) Blank() bool { return c.Kind == "" && !c.Unfinished }
 
+// Used says whether there is something that a format would destroy.
+func (c Content) Used() bool { return !c.Blank() && !c.Unfinished }
+
 // area is a part of a device, in bytes.
 type area struct{ offset, length int64 }
 
@@ -40,11 +43,9 @@ const (
 	headLength = 4*mib + 64*kib
 	// firstLength covers ext's and xfs' superblocks.
 	firstLength = 4 * kib
-	// quickLength is what identify looks at, short of VMFS.
+	// quickLength is what identify looks at, short of VMFS, and how much of
+	// an area is read at once: few requests, and little memory.
 	quickLength = 256 * kib
-	// pieceLength is how much of an area is read at once: few requests, and
-	// little memory.
-	pieceLength = 512 * kib
 	// tailLength covers GPT's second table, the older RAID formats, ZFS' last
 	// two labels, DRBD's and firmware RAID's metadata.
 	tailLength = 1 * mib
@@ -87,12 +88,7 @@ func Probe(path string) (Content, error) {
 		return Content{}, fmt.Errorf("look for a file system: %w", err)
 	}
 	defer f.Close()
-	size, err := sizeOf(f)
-	if err != nil {
-		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
-	}
-	defer pastCache(f, size)()
-	content, err := probe(f, size)
+	_, content, err := look(f)
 	if err != nil {
 		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
 	}
@@ -107,11 +103,12 @@ func probe(r io.ReaderAt, size int64) (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
+	buffer := aligned(quickLength)
 	// Nearly every device that is looked at is a volume of ours on its second
 	// use, and says so in its first page.
 	for _, length := range []int64{firstLength, quickLength} {
-		head, err := readArea(r, area{0, min(length, size)})
-		if err != nil {
+		head := buffer[:min(length, size)]
+		if err := fill(r, head, 0); err != nil {
 			return Content{}, err
 		}
 		content := Content{Kind: identify(head)}
@@ -124,14 +121,14 @@ func probe(r io.ReaderAt, size int64) (Content, error) {
 			return content, nil
 		}
 	}
-	kind, err := searchAreas(r, size)
+	kind, err := searchAreas(r, size, buffer)
 	return Content{Kind: kind}, err
 }
 
 // searchAreas reads every signature area in full, and names what is in them;
 // "" when all is zero.
-func searchAreas(r io.ReaderAt, size int64) (string, error) {
-	found, buffer := "", aligned(pieceLength)
+func searchAreas(r io.ReaderAt, size int64, buffer []byte) (string, error) {
+	found := ""
 	for _, a := range signatureAreas(size) {
 		zero, err := isZero(r, a, buffer)
 		if err != nil {

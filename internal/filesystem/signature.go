@@ -183,9 +183,10 @@ func checkedSize(blocks, blockSize uint64) uint64 {
 
 // allZero looks at four words at a time, which an emulated processor does faster than anything with wider registers.
 func allZero(data []byte) bool {
-	word := binary.LittleEndian.Uint64
 	for ; len(data) >= 32; data = data[32:] {
-		if word(data)|word(data[8:])|word(data[16:])|word(data[24:]) != 0 {
+		four := data[:32:32]
+		if binary.LittleEndian.Uint64(four)|binary.LittleEndian.Uint64(four[8:])|
+			binary.LittleEndian.Uint64(four[16:])|binary.LittleEndian.Uint64(four[24:]) != 0 {
 			return false
 		}
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -16,15 +17,16 @@ const addedByClaim = 1500 * time.Millisecond
 
 // startingPods measures from kubectl apply to running: a pod in a machine with a claim, the same without, and that under
 // runc. They take turns, there and back, so that all see the same noise; and more of them while the target is missed, which
-// may be the host's doing.
+// may be the host's doing. kubelet learns once in a second what runs, and so what a single pod takes says nothing: those of
+// a turn begin at the same point of a second, and the turns at points all over it.
 func startingPods(t *testing.T, k *kube) {
-	const fewest, most = 3, 9
+	const fewest, most = 5, 9
 	k.step("pods start in turn: with a claim, without, and under runc")
 	kinds := []string{withClaim, "kata", "runc"}
 	took := map[string][]float64{}
 	for turn := 1; turn <= fewest || turn <= most && !claimFigure(took).Met; turn++ {
 		for _, kind := range kinds {
-			took[kind] = append(took[kind], k.starts(kind))
+			took[kind] = append(took[kind], k.starts(kind, turn))
 		}
 		slices.Reverse(kinds)
 		last := func(kind string) float64 { return took[kind][turn-1] }
@@ -43,7 +45,7 @@ const withClaim = "claim"
 
 // starts is how many seconds a pod takes to run, when the machines of those before it have ended: the API forgets a pod
 // sooner, and its machine's end is work.
-func (k *kube) starts(kind string) float64 {
+func (k *kube) starts(kind string, turn int) float64 {
 	k.t.Helper()
 	manifest, all := plainPod(kind, kind), []string{"pod/" + kind}
 	if kind == withClaim {
@@ -53,12 +55,22 @@ func (k *kube) starts(kind string) float64 {
 		left, err := k.machines()
 		return fmt.Sprint(left, err), left == "" && err == nil
 	})
+	waitForPoint(turn)
 	start := time.Now()
 	k.apply(manifest)
 	k.running(kind)
 	took := time.Since(start).Seconds()
 	k.remove(all...)
 	return took
+}
+
+// waitForPoint waits for the point of a second at which a turn begins. Any number of turns is spread evenly.
+func waitForPoint(turn int) {
+	const golden = 0.618
+	_, point := math.Modf(golden * float64(turn))
+	now := time.Now()
+	wait := now.Truncate(time.Second).Add(time.Duration(point * float64(time.Second))).Sub(now)
+	time.Sleep((wait + time.Second) % time.Second)
 }
 
 // claimFigure holds the pods with a claim against those without.

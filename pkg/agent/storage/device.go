@@ -88,7 +88,7 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 			return nil, err
 		}
 	}
-	if r.rootMode != 0 && (content.Blank() || content.Unfinished) {
+	if r.rootMode != 0 && !content.Used() {
 		if err := unix.Chmod(r.mountPoint, r.rootMode); err != nil {
 			return nil, err
 		}
@@ -104,26 +104,24 @@ func (m *Mounts) mountDevice(ctx context.Context, r request) (_ *Volume, err err
 // prepare makes sure that the disk holds a sound file system of the type that
 // is wanted, and returns what was on it before.
 func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (filesystem.Content, error) {
-	content, err := filesystem.Probe(disk.Node)
-	if err != nil {
-		return content, err
-	}
 	locked, err := disk.ReadOnly()
 	if err != nil {
-		return content, err
+		return filesystem.Content{}, err
 	}
+	content, mounted, err := m.look(ctx, r, disk, locked)
 	switch {
-	case content.Blank() || content.Unfinished:
-		if !r.formatIfBlank {
-			return content, fmt.Errorf("%s: %w", disk.Node, filesystem.ErrBlank)
-		}
-		if locked {
-			return content, fmt.Errorf("format %s: %w", disk.Node, ErrReadOnly)
-		}
-		return content, m.format(ctx, r, disk)
-	case content.IsOther(r.fstype):
+	case err != nil:
+		return content, err
+	case content.Used() && content.IsOther(r.fstype):
 		return content, fmt.Errorf("%w: %s holds: %s; wanted %s", filesystem.ErrOccupied, disk.Node, content.Kind, r.fstype)
-	case locked || r.mount.ReadOnly():
+	case !content.Used() && !r.formatIfBlank:
+		return content, fmt.Errorf("%s: %w", disk.Node, filesystem.ErrBlank)
+	case !content.Used() && locked:
+		return content, fmt.Errorf("format %s: %w", disk.Node, ErrReadOnly)
+	case !content.Used():
+		slog.Info("the device was blank, and is formatted", "disk", disk.Node, "fstype", r.fstype)
+		return content, nil
+	case mounted || locked || r.mount.ReadOnly():
 		return content, nil
 	}
 	repaired, err := filesystem.Checker{Tools: m.Tools}.Check(ctx, disk.Node, r.fstype)
@@ -133,8 +131,21 @@ func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (file
 	return content, err
 }
 
-func (m *Mounts) format(ctx context.Context, r request, disk device.Disk) error {
-	slog.Info("the device is blank, and is being formatted", "disk", disk.Node, "fstype", r.fstype)
-	return filesystem.Formatter{Tools: m.Tools}.Format(ctx, disk.Node, r.fstype,
+// look finds out what is on a disk, and formats it if that is wanted and nothing is. A new volume's disk is read once for
+// both. One that is mounted already, at another place, is in order, and for no tool.
+func (m *Mounts) look(ctx context.Context, r request, disk device.Disk, locked bool) (_ filesystem.Content, mounted bool, err error) {
+	if !r.formatIfBlank || locked {
+		content, err := filesystem.Probe(disk.Node)
+		return content, false, err
+	}
+	content, err := filesystem.Formatter{Tools: m.Tools}.FormatIfBlank(ctx, disk.Node, r.fstype,
 		filesystem.How{Ephemeral: r.ephemeral, Options: r.mkfsOptions})
+	if !errors.Is(err, unix.EBUSY) {
+		return content, false, err
+	}
+	content, probeErr := filesystem.Probe(disk.Node)
+	if probeErr == nil && content.Used() {
+		return content, true, nil
+	}
+	return content, true, errors.Join(err, probeErr)
 }

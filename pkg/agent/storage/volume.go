@@ -40,7 +40,7 @@ func (v *Volume) growToDevice() error {
 // content is what was on the device before. Asking the kernel in vain would
 // cost a flush of the journal.
 func (v *Volume) growAfterMount(content filesystem.Content) error {
-	if content.Blank() || content.Unfinished {
+	if !content.Used() {
 		return nil // it was made in the size of the device
 	}
 	size, err := v.disk.SizeBytes()

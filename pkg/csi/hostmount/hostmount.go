@@ -206,9 +206,9 @@ func (m *Mounts) prepare(ctx context.Context, v Volume, device loop.Device) erro
 		return err
 	}
 	switch {
-	case (content.Blank() || content.Unfinished) && (!v.Format || v.ReadOnly):
+	case !content.Used() && (!v.Format || v.ReadOnly):
 		return fmt.Errorf("%w: %s", filesystem.ErrBlank, v.Image)
-	case content.Blank(), content.Unfinished:
+	case !content.Used():
 		return filesystem.Formatter{Tools: filesystem.HostTools}.Format(ctx, device.Path, v.FSType, filesystem.How{Options: v.MkfsOptions})
 	case content.IsOther(v.FSType):
 		return fmt.Errorf("%w: %s is to have %s and holds: %s", filesystem.ErrOccupied, v.Image, v.FSType, content.Kind)
