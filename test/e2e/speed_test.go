@@ -83,15 +83,13 @@ func claimFigure(took map[string][]float64) figures.Figure {
 	}
 }
 
-// running waits for the pod's container, looking closely.
+// running waits for the pod's container by a watch: asking all the time takes from what is measured.
 func (k *kube) running(pod string) {
 	k.t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if k.field("pod/"+pod, "{.status.phase}") == "Running" {
-			return
-		}
+	_, err := k.tryKubectl("wait", "--for=jsonpath={.status.phase}=Running", "--timeout="+patience.String(), "pod/"+pod)
+	if err != nil {
+		k.t.Fatalf("pod %s does not run: %v: %s", pod, err, k.events("pod/"+pod))
 	}
-	k.t.Fatalf("pod %s does not run: %s", pod, k.events("pod/"+pod))
 }
 
 // tenAtOnce are ten pods with a claim each.
