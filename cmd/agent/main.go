@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -56,19 +55,10 @@ func main() {
 	}
 }
 
-// leastThreads is how many goroutines run at once at least, as far as Go is
-// concerned. With one, Go's monitor wakes up every 20 µs while that one waits
-// in a system call, to give its place to another: in a guest of one processor
-// that took half of the time which a look at a disk or a folder took.
-const leastThreads = 2
-
 // run is the machine's life, from the kernel's hand to DestroySandbox.
 func run(ctx context.Context, console *boot.Console) error {
 	// A small heap is worth more than processor time here.
 	debug.SetGCPercent(50)
-	if runtime.GOMAXPROCS(0) < leastThreads {
-		runtime.GOMAXPROCS(leastThreads)
-	}
 	if err := errors.Join(boot.Settle(), boot.MountEarly()); err != nil {
 		return err
 	}

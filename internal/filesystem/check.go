@@ -3,9 +3,12 @@ package filesystem
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/katadirect/katadirect/internal/mkfs"
 )
@@ -30,7 +33,9 @@ type Checker struct {
 // ext says itself when it wants to be checked: after an error, after a crash
 // (its journal waits to be replayed), or when its owner set a number of mounts
 // or a time after which it is due. e2fsck -p then repairs only what is safe to
-// repair; ErrDamaged says that this was not enough.
+// repair; ErrDamaged says that this was not enough. A file system in use is
+// not checked: it is in the kernel's hands, and its superblock on the device
+// says of every one that it was not unmounted.
 func (c Checker) Check(ctx context.Context, node, fstype string) (repaired string, err error) {
 	switch fstype {
 	case "ext2", "ext3", "ext4":
@@ -38,7 +43,7 @@ func (c Checker) Check(ctx context.Context, node, fstype string) (repaired strin
 		return "", nil
 	}
 	why, err := c.extDue(node)
-	if err != nil || why == "" {
+	if err != nil || why == "" || inUse(node) {
 		return "", err
 	}
 	output, status, err := c.Tools.run(ctx, "e2fsck", "-p", node)
@@ -53,6 +58,16 @@ func (c Checker) Check(ctx context.Context, node, fstype string) (repaired strin
 	}
 	return "", fmt.Errorf("%w: %s (%s): e2fsck -p ended with status %d; its data is untouched, and needs a person to "+
 		"run e2fsck: %s", ErrDamaged, node, why, status, mkfs.OneLine(output))
+}
+
+// inUse says whether somebody has the device for himself: a mount, in whatever
+// namespace, or a program to which mount(2) will refuse the device.
+func inUse(node string) bool {
+	f, err := os.OpenFile(node, os.O_RDONLY|os.O_EXCL, 0)
+	if err == nil {
+		f.Close()
+	}
+	return errors.Is(err, unix.EBUSY)
 }
 
 // extDue says why the ext file system on a device is due for a check, "" if it

@@ -139,3 +139,17 @@ func copyOf(t *testing.T, image string) string {
 	}
 	return path
 }
+
+// e2fsck refuses a file system that is mounted, whose superblock on the device says that it was never unmounted.
+func TestAFileSystemInUseIsNotTakenForADamagedOne(t *testing.T) {
+	node := attach(t, newExt4(t))
+	mountFor(t, node, "ext4")
+	var runs int
+	checker := countedChecker(&runs)
+	if why, err := checker.extDue(node); err != nil || why == "" {
+		t.Fatalf("nothing is due, so that this test shows nothing: %q, %v", why, err)
+	}
+	if repaired, err := checker.Check(t.Context(), node, "ext4"); err != nil || repaired != "" || runs > 0 {
+		t.Errorf("%q, %v, %d runs of e2fsck", repaired, err, runs)
+	}
+}

@@ -7,23 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// directAlign is what the kernel may want of the address at which a read past
-// its cache begins: the largest logical block of a disk.
+// directAlign is the largest logical block of a disk that is read past the
+// cache, and what the kernel may want of the address in memory then.
 const directAlign = 4 * kib
 
 // pastCache has reads of a block device go past the kernel's cache until undo
 // is called: what is looked at before a format is looked at once, and in a
 // guest whose processor is emulated the pages for it take longer than the disk.
-// Where the kernel cannot, reads go through the cache.
-//
-// Offsets and lengths must be whole logical blocks then, which those of
-// signature areas are, counted from the beginning and from the end.
+// A device that cannot be read in pieces of 4 KiB, from the beginning or from
+// the end, is read through the cache, and so is an image.
 func pastCache(device *os.File, size int64) (undo func()) {
 	nothing := func() {}
-	if info, err := device.Stat(); err != nil || info.Mode()&os.ModeDevice == 0 || size%directAlign != 0 {
+	fd := device.Fd()
+	block, err := unix.IoctlGetInt(int(fd), unix.BLKSSZGET)
+	if err != nil || block > directAlign || size%directAlign != 0 {
 		return nothing
 	}
-	fd := device.Fd()
 	flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
 	if err != nil {
 		return nothing

@@ -41,12 +41,12 @@ func newImage(t *testing.T, size int64) string {
 }
 
 // attach gives an image a loop device for the length of the test.
-func attach(t *testing.T, image string) string {
+func attach(t *testing.T, image string, options ...string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("loop devices need root: run the tests as root")
 	}
-	node := strings.TrimSpace(run(t, "losetup", "--find", "--show", image))
+	node := strings.TrimSpace(run(t, "losetup", append(options, "--find", "--show", image)...))
 	t.Cleanup(func() { run(t, "losetup", "--detach", node) })
 	return node
 }

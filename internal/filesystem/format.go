@@ -53,6 +53,9 @@ func (h How) command(fstype string) (command, error) {
 // Formatter makes file systems.
 type Formatter struct {
 	Tools Tools
+	// Begins, if not nil, is called before a device is changed, with what is on
+	// it: nothing, or an unfinished format.
+	Begins func(Content)
 }
 
 // Format makes a file system of that type on a device, if the device is blank
@@ -70,39 +73,61 @@ func (f Formatter) Format(ctx context.Context, node, fstype string, how How) err
 }
 
 // FormatIfBlank is Format for whoever is content with what is there. It
-// returns what the device held before.
+// returns what the device held before, where it returns no error. ErrBusy says
+// that somebody else has the device for himself.
 func (f Formatter) FormatIfBlank(ctx context.Context, node, fstype string, how How) (Content, error) {
+	content, err := glance(node)
+	if err == nil && !content.Used() {
+		content, err = f.format(ctx, node, fstype, how)
+	}
+	if err != nil {
+		return content, fmt.Errorf("format %s: %w", node, err)
+	}
+	return content, nil
+}
+
+// format formats a device that looks blank, if it is.
+func (f Formatter) format(ctx context.Context, node, fstype string, how How) (Content, error) {
 	// Exclusive: the kernel refuses if the device is mounted or part of
 	// something.
 	device, err := os.OpenFile(node, os.O_RDWR|os.O_EXCL, 0)
 	if err != nil {
-		return Content{}, fmt.Errorf("format %s: %w", node, err)
+		return Content{}, busy(err)
 	}
 	defer device.Close()
 	size, content, err := look(device)
-	if err != nil {
-		return content, fmt.Errorf("format %s: %w", node, err)
-	}
-	if content.Used() {
-		return content, nil
+	if err != nil || content.Used() {
+		return content, err
 	}
 	m, err := how.command(fstype)
-	if err == nil {
-		err = begin(device, size, content)
-	}
 	if err != nil {
-		return content, fmt.Errorf("format %s: %w", node, err)
+		return content, err
 	}
-	cached := readAhead(node)
-	defer cached.Close()
+	if f.Begins != nil {
+		f.Begins(content)
+	}
+	if err := begin(device, size, content); err != nil {
+		return content, err
+	}
+	if strings.HasPrefix(fstype, "ext") {
+		defer readAhead(node).Close()
+	}
 	// mkfs wants the device for itself.
 	if err := device.Close(); err != nil {
-		return content, fmt.Errorf("format %s: %w", node, err)
+		return content, err
 	}
-	if err := f.run(ctx, m, node, how); err != nil {
+	if err := f.run(ctx, m, how, node); err != nil {
 		return content, err
 	}
 	return content, finish(node, size)
+}
+
+// busy says in words what the kernel has for a device that is in use.
+func busy(err error) error {
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return err
 }
 
 // Make is Format for what the caller knows to be blank and nobody else's, such as an image that it has just made: it
@@ -112,7 +137,10 @@ func (f Formatter) Make(ctx context.Context, image, fstype string, how How) erro
 	if err != nil {
 		return fmt.Errorf("format %s: %w", image, err)
 	}
-	return f.run(ctx, m, image, how)
+	if err := f.run(ctx, m, how, image); err != nil {
+		return fmt.Errorf("format %s: %w", image, err)
+	}
+	return nil
 }
 
 // look finds out what is on a device.
@@ -134,43 +162,44 @@ func begin(device *os.File, size int64, content Content) error {
 	return setMark(device, size)
 }
 
-// readAhead has the kernel read the part of a device that mkfs.ext4 fills in
-// pieces smaller than a page, each of which would have it read the page first.
-// What is read is kept as long as somebody has the device open.
+// mkfsBeginning is the part of a device that mkfs.ext4 fills in pieces smaller
+// than a page, where its blocks are smaller.
+const mkfsBeginning = 512 * kib
+
+// readAhead has the kernel read what mkfs.ext4 writes parts of pages to: for
+// each of them it would have to read the page first. What is read is kept as
+// long as somebody has the device open.
 func readAhead(node string) io.Closer {
 	device, err := os.Open(node)
 	if err != nil {
 		return io.NopCloser(nil) // mkfs says why
 	}
-	_ = unix.Fadvise(int(device.Fd()), 0, 2*quickLength, unix.FADV_WILLNEED)
+	_ = unix.Fadvise(int(device.Fd()), 0, mkfsBeginning, unix.FADV_WILLNEED)
 	return device
 }
 
-func (f Formatter) run(ctx context.Context, m command, node string, how How) error {
+func (f Formatter) run(ctx context.Context, m command, how How, node string) error {
 	output, status, err := f.Tools.run(ctx, m.program, append(slices.Clone(m.args), node)...)
 	switch words := mkfs.OneLine(output); {
 	case err != nil:
-		return fmt.Errorf("format %s: %w", node, err)
+		return err
 	case status == 0:
 		return nil
 	case strings.Contains(strings.ToLower(words), unix.ENOSPC.Error()):
-		return fmt.Errorf("format %s: %w: %s failed with status %d: %s", node, unix.ENOSPC, m.program, status, words)
+		return fmt.Errorf("%w: %s failed with status %d: %s", unix.ENOSPC, m.program, status, words)
 	case how.Options != "":
-		return fmt.Errorf("format %s: %w: %s does not take %q for this volume, and failed with status %d: %s",
-			node, ErrRefused, m.program, how.Options, status, words)
+		return fmt.Errorf("%w: %s does not take %q for this volume, and failed with status %d: %s",
+			ErrRefused, m.program, how.Options, status, words)
 	default:
-		return fmt.Errorf("format %s: %s failed with status %d: %s", node, m.program, status, words)
+		return fmt.Errorf("%s failed with status %d: %s", m.program, status, words)
 	}
 }
 
 func finish(node string, size int64) error {
 	device, err := os.OpenFile(node, os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("format %s: %w", node, err)
+		return err
 	}
 	defer device.Close()
-	if err := clearMark(device, size); err != nil {
-		return fmt.Errorf("format %s: %w", node, err)
-	}
-	return nil
+	return clearMark(device, size)
 }

@@ -33,11 +33,26 @@ func TestBlankDeviceIsFormattedAndMounts(t *testing.T) {
 			if m, err := MountAt(target); err != nil || m.Source != node || m.FSType != fstype || m.ReadOnly {
 				t.Errorf("mount table: %+v, %v", m, err)
 			}
-			// While it is mounted nothing can format it.
-			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{}); !errors.Is(err, unix.EBUSY) {
-				t.Errorf("formatting a mounted device: %v, want EBUSY", err)
+			if err := (Formatter{Tools: hostTools}).Format(t.Context(), node, fstype, How{}); !errors.Is(err, ErrOccupied) {
+				t.Errorf("formatting a mounted device: %v, want ErrOccupied", err)
 			}
 		})
+	}
+}
+
+func TestABlankDeviceThatSomebodyHasForHimselfIsNotFormatted(t *testing.T) {
+	node := attach(t, newImage(t, 64*mib))
+	holder, err := os.OpenFile(node, os.O_RDONLY|os.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	f := Formatter{Tools: hostTools, Begins: func(Content) { t.Error("it begins") }}
+	if err := f.Format(t.Context(), node, "ext4", How{}); !errors.Is(err, ErrBusy) || !errors.Is(err, unix.EBUSY) {
+		t.Errorf("formatting it: %v, want ErrBusy and EBUSY", err)
+	}
+	if content, err := Probe(node); err != nil || !content.Blank() {
+		t.Errorf("afterwards: %+v, %v", content, err)
 	}
 }
 

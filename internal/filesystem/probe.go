@@ -95,7 +95,35 @@ func Probe(path string) (Content, error) {
 	return content, nil
 }
 
+// glance is Probe, as far as the beginning tells: what it calls blank need not
+// be.
+func glance(path string) (Content, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Content{}, err
+	}
+	defer f.Close()
+	size, err := sizeOf(f)
+	if err != nil {
+		return Content{}, err
+	}
+	defer pastCache(f, size)()
+	return probeHead(f, size, aligned(quickLength))
+}
+
 func probe(r io.ReaderAt, size int64) (Content, error) {
+	buffer := aligned(quickLength)
+	content, err := probeHead(r, size, buffer)
+	if err != nil || !content.Blank() {
+		return content, err
+	}
+	kind, err := searchAreas(r, size, buffer)
+	return Content{Kind: kind}, err
+}
+
+// probeHead looks for the mark of an unfinished format, and for signatures at
+// the beginning, which it reads into buffer.
+func probeHead(r io.ReaderAt, size int64, buffer []byte) (content Content, err error) {
 	if size <= 0 {
 		return Content{}, fmt.Errorf("device has no size: %w", io.ErrUnexpectedEOF)
 	}
@@ -103,26 +131,21 @@ func probe(r io.ReaderAt, size int64) (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	buffer := aligned(quickLength)
-	// Nearly every device that is looked at is a volume of ours on its second
-	// use, and says so in its first page.
 	for _, length := range []int64{firstLength, quickLength} {
 		head := buffer[:min(length, size)]
 		if err := fill(r, head, 0); err != nil {
 			return Content{}, err
 		}
-		content := Content{Kind: identify(head)}
+		content = Content{Kind: identify(head)}
 		content.SizeBytes = fileSystemSize(content.Kind, head)
-		if content.SizeBytes == 0 && length < quickLength {
-			continue
-		}
 		content.Unfinished = marked && neverUsed(content.Kind, head)
-		if content.Kind != "" || content.Unfinished {
-			return content, nil
+		if content.SizeBytes > 0 {
+			// Nearly every device that is looked at is a volume of ours on its
+			// second use, and says so in its first page.
+			break
 		}
 	}
-	kind, err := searchAreas(r, size, buffer)
-	return Content{Kind: kind}, err
+	return content, nil
 }
 
 // searchAreas reads every signature area in full, and names what is in them;

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const gptMagic = "EFI PART"
@@ -191,27 +193,65 @@ func FuzzIdentify(f *testing.F) {
 }
 
 // A look at a device goes past the kernel's cache, which must neither change what is seen nor fail where whole blocks do
-// not add up; a format that follows it reads and writes as ever.
+// not add up.
 func TestDevicesOfAnySizeAreSeenPastTheCache(t *testing.T) {
-	for _, size := range []int64{32 * kib, mib, 8*mib + 512, 64*mib - 512, 64 * mib} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			image := newImage(t, size)
-			node := attach(t, image)
+	for _, tc := range []struct {
+		size  int64
+		block string
+		past  bool
+	}{
+		{32 * kib, "512", true}, {mib, "512", true}, {64 * mib, "512", true}, {64 * mib, "4096", true},
+		{8*mib + 512, "512", false}, {64*mib - 512, "512", false},
+	} {
+		t.Run(fmt.Sprint(tc.size, " in blocks of ", tc.block), func(t *testing.T) {
+			node := attach(t, newImage(t, tc.size), "--sector-size", tc.block)
 			if content, err := Probe(node); err != nil || !content.Blank() {
 				t.Fatalf("a blank device: %+v, %v", content, err)
 			}
-			// Through the cache, and not flushed by whoever wrote it.
-			f, err := os.OpenFile(node, os.O_WRONLY, 0)
+			f, err := os.OpenFile(node, os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if _, err := f.WriteAt([]byte("x"), size-1); err != nil {
+			undo := pastCache(f, tc.size)
+			if isDirect(t, f) != tc.past {
+				t.Errorf("past the cache: %t, want %t", !tc.past, tc.past)
+			}
+			if undo(); isDirect(t, f) {
+				t.Error("it stays past the cache")
+			}
+			// Through the cache, and not flushed by whoever wrote it.
+			if _, err := f.WriteAt([]byte("x"), tc.size-1); err != nil {
 				t.Fatal(err)
 			}
 			if content, err := Probe(node); err != nil || content.Blank() {
 				t.Errorf("a byte in the cache, at the very end: %+v, %v", content, err)
 			}
 		})
+	}
+}
+
+func isDirect(t *testing.T, f *os.File) bool {
+	t.Helper()
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return flags&unix.O_DIRECT != 0
+}
+
+func TestEveryByteCounts(t *testing.T) {
+	for length := range 98 {
+		data := make([]byte, length)
+		if !allZero(data) {
+			t.Fatalf("%d zeros are called something else", length)
+		}
+		for i := range data {
+			data[i] = 1
+			if allZero(data) {
+				t.Errorf("byte %d of %d is not looked at", i, length)
+			}
+			data[i] = 0
+		}
 	}
 }

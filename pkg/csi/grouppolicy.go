@@ -13,15 +13,9 @@ import (
 	"github.com/katadirect/katadirect/pkg/directvolume"
 )
 
-// Kubernetes hands a pod's fsGroup over, but not its fsGroupChangePolicy: that is looked up. Always, where it cannot be, is
-// never wrong, only slower; so nothing fails for want of it.
-const (
-	groupAlways         = "Always"
-	groupOnRootMismatch = "OnRootMismatch"
-)
-
-// addGroupPolicy notes the pod's policy in a record with a group. A publication that is there already keeps what it says:
-// nobody is asked, and a machine may have read it.
+// addGroupPolicy notes the pod's policy in a record with a group. Kubernetes hands a pod's fsGroup over, but not its
+// fsGroupChangePolicy: that is looked up. Always, where it cannot be, is never wrong, only slower; so nothing fails for want
+// of it. A publication that is there already keeps what it says: nobody is asked, and a machine may have read it.
 func (n *node) addGroupPolicy(ctx context.Context, record *directvolume.Record, r *csi.NodePublishVolumeRequest) {
 	if record.Metadata[directvolume.MetadataFSGroup] == "" {
 		return
@@ -51,7 +45,7 @@ func (n *node) groupPolicy(ctx context.Context, r *csi.NodePublishVolumeRequest)
 		return ""
 	}
 	switch pod.FSGroupChangePolicy {
-	case groupAlways, groupOnRootMismatch:
+	case directvolume.FSGroupAlways, directvolume.FSGroupOnRootMismatch:
 		return pod.FSGroupChangePolicy
 	}
 	return ""
@@ -72,7 +66,7 @@ func (n *node) handOver(ctx context.Context, r *csi.NodePublishVolumeRequest, pa
 		return err
 	}
 	defer root.Close()
-	if n.groupPolicy(ctx, r) == groupOnRootMismatch {
+	if n.groupPolicy(ctx, r) == directvolume.FSGroupOnRootMismatch {
 		if done, err := fsgroup.Matches(root, gid); done || err != nil {
 			return err
 		}

@@ -53,8 +53,14 @@ const (
 	MetadataCreateFilesystem = "createFilesystem"
 	// MetadataFSGroup is the group that owns the volume's files, a decimal number from 1.
 	MetadataFSGroup = "fsGroup"
-	// MetadataFSGroupChangePolicy is "Always" or "OnRootMismatch", as in a pod's securityContext.
+	// MetadataFSGroupChangePolicy is FSGroupAlways or FSGroupOnRootMismatch, as in a pod's securityContext.
 	MetadataFSGroupChangePolicy = "fsGroupChangePolicy"
+)
+
+// Values of MetadataFSGroupChangePolicy.
+const (
+	FSGroupAlways         = "Always"
+	FSGroupOnRootMismatch = "OnRootMismatch"
 )
 
 // Values of MetadataBacking and MetadataFormat.

@@ -13,23 +13,18 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-)
 
-// Where kubelet says a container leaves its last words, and where it does if
-// kubelet has not said.
-const (
-	annotationMessagePath = "io.kubernetes.container.terminationMessagePath"
-	defaultMessagePath    = "/dev/termination-log"
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // maxMessage is more than kubelet shows of a message, in bytes.
 const maxMessage = 16 << 10
 
 func messagePath(spec *specs.Spec) string {
-	if p := spec.Annotations[annotationMessagePath]; path.IsAbs(p) {
+	if p := spec.Annotations[agentproto.AnnotationMessagePath]; path.IsAbs(p) {
 		return path.Clean(p)
 	}
-	return defaultMessagePath
+	return agentproto.DefaultMessagePath
 }
 
 // TerminationMessage returns the last words that the container has left, ""

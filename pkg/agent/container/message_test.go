@@ -8,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 func TestTerminationMessage(t *testing.T) {
@@ -20,7 +22,7 @@ func TestTerminationMessage(t *testing.T) {
 		fails  bool
 	}{
 		"a file mounted at kubelet's default": {
-			path:   defaultMessagePath,
+			path:   agentproto.DefaultMessagePath,
 			mounts: func(dir string) []specs.Mount { return []specs.Mount{bindAt("/dev/termination-log", dir+"/log")} },
 			put:    func(t *testing.T, dir string) { write(t, dir+"/log", "out of luck") },
 			want:   "out of luck",
@@ -36,7 +38,7 @@ func TestTerminationMessage(t *testing.T) {
 			put:  func(t *testing.T, dir string) { write(t, dir+"/rootfs/tmp/last", "from the root") },
 			want: "from the root",
 		},
-		"none": {path: defaultMessagePath},
+		"none": {path: agentproto.DefaultMessagePath},
 		"in memory that is gone": {
 			path: "/dev/termination-log",
 			mounts: func(string) []specs.Mount {
@@ -108,8 +110,8 @@ func TestTerminationMessage(t *testing.T) {
 }
 
 func TestKubeletSaysWhereTheTerminationMessageIs(t *testing.T) {
-	for path, want := range map[string]string{"": defaultMessagePath, "/a/../b": "/b", "relative": defaultMessagePath} {
-		if got := messagePath(&specs.Spec{Annotations: map[string]string{annotationMessagePath: path}}); got != want {
+	for path, want := range map[string]string{"": agentproto.DefaultMessagePath, "/a/../b": "/b", "relative": agentproto.DefaultMessagePath} {
+		if got := messagePath(&specs.Spec{Annotations: map[string]string{agentproto.AnnotationMessagePath: path}}); got != want {
 			t.Errorf("%q: %q", path, got)
 		}
 	}

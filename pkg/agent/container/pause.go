@@ -14,6 +14,7 @@ import (
 	"github.com/katadirect/katadirect/internal/rollback"
 	"github.com/katadirect/katadirect/pkg/agent/process"
 	"github.com/katadirect/katadirect/pkg/agent/reaper"
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // A pod's pause container does nothing but wait, and hold namespaces that in
@@ -70,7 +71,7 @@ func (r *Runtime) CreatePause(ctx context.Context, id string, spec *specs.Spec, 
 	p := &pause{spec: spec, done: make(chan struct{})}
 	first := process.New(p, streams)
 	return &Container{
-		ID: id, runtime: r, init: first, pause: p, message: defaultMessagePath, entries: map[string]*entry{id: newEntry(first)},
+		ID: id, runtime: r, init: first, pause: p, message: agentproto.DefaultMessagePath, entries: map[string]*entry{id: newEntry(first)},
 	}, nil
 }
 

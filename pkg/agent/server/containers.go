@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,17 +39,9 @@ func (s *Service) RemoveContainer(ctx context.Context, req *agentproto.RemoveCon
 		return nil, err
 	}
 	if s.Forget != nil {
-		go s.forget()
+		go s.forgets.call(s.Forget)
 	}
 	return empty, guest.RemoveCopies(req.GetContainerId())
-}
-
-// forget lets go of the names of a removed container's files, for each of which virtiofsd keeps a file open, deleted or
-// not: after some hundred restarts of containers it would have no more to open. Nobody waits for it.
-func (s *Service) forget() {
-	if err := s.Forget(); err != nil {
-		slog.Warn("the names of a removed container's files are kept", "error", err)
-	}
 }
 
 // ExecProcess starts one more process in a container.

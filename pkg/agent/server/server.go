@@ -46,8 +46,9 @@ type Service struct {
 	// Forget drops the names and inodes that nobody uses; nil if a removed container's may stay. guest.DropCaches.
 	Forget func() error
 
-	bulk  bulk
-	ports ports.Ports
+	bulk    bulk
+	forgets forgets
+	ports   ports.Ports
 }
 
 // Server serves a Service on a listener.

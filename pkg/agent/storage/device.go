@@ -108,7 +108,7 @@ func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (file
 	if err != nil {
 		return filesystem.Content{}, err
 	}
-	content, mounted, err := m.look(ctx, r, disk, locked)
+	content, err := m.look(ctx, r, disk, locked)
 	switch {
 	case err != nil:
 		return content, err
@@ -118,10 +118,7 @@ func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (file
 		return content, fmt.Errorf("%s: %w", disk.Node, filesystem.ErrBlank)
 	case !content.Used() && locked:
 		return content, fmt.Errorf("format %s: %w", disk.Node, ErrReadOnly)
-	case !content.Used():
-		slog.Info("the device was blank, and is formatted", "disk", disk.Node, "fstype", r.fstype)
-		return content, nil
-	case mounted || locked || r.mount.ReadOnly():
+	case !content.Used(), locked, r.mount.ReadOnly():
 		return content, nil
 	}
 	repaired, err := filesystem.Checker{Tools: m.Tools}.Check(ctx, disk.Node, r.fstype)
@@ -131,21 +128,15 @@ func (m *Mounts) prepare(ctx context.Context, r request, disk device.Disk) (file
 	return content, err
 }
 
-// look finds out what is on a disk, and formats it if that is wanted and nothing is. A new volume's disk is read once for
-// both. One that is mounted already, at another place, is in order, and for no tool.
-func (m *Mounts) look(ctx context.Context, r request, disk device.Disk, locked bool) (_ filesystem.Content, mounted bool, err error) {
+// look finds out what is on a disk, and formats it if that is wanted and nothing is. A new volume's disk is looked through
+// once for both.
+func (m *Mounts) look(ctx context.Context, r request, disk device.Disk, locked bool) (filesystem.Content, error) {
 	if !r.formatIfBlank || locked {
-		content, err := filesystem.Probe(disk.Node)
-		return content, false, err
+		return filesystem.Probe(disk.Node)
 	}
-	content, err := filesystem.Formatter{Tools: m.Tools}.FormatIfBlank(ctx, disk.Node, r.fstype,
+	begins := func(content filesystem.Content) {
+		slog.Info("the device is blank, and is being formatted", "disk", disk.Node, "fstype", r.fstype, "again", content.Unfinished)
+	}
+	return filesystem.Formatter{Tools: m.Tools, Begins: begins}.FormatIfBlank(ctx, disk.Node, r.fstype,
 		filesystem.How{Ephemeral: r.ephemeral, Options: r.mkfsOptions})
-	if !errors.Is(err, unix.EBUSY) {
-		return content, false, err
-	}
-	content, probeErr := filesystem.Probe(disk.Node)
-	if probeErr == nil && content.Used() {
-		return content, true, nil
-	}
-	return content, true, errors.Join(err, probeErr)
 }

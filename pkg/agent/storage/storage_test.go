@@ -257,19 +257,3 @@ func TestHealthAndResizeOfVolumes(t *testing.T) {
 		t.Errorf("read-only: %v, want ErrReadOnly", err)
 	}
 }
-
-// A shim may have one disk mounted at a place for each container. Nobody formats a disk that is mounted.
-func TestADiskIsMountedAtTwoPlaces(t *testing.T) {
-	r := newRig(t)
-	first := r.disk(ifBlankOption)
-	second := r.disk(ifBlankOption)
-	second.Source = first.Source
-	r.add(first)
-	if err := os.WriteFile(filepath.Join(first.MountPoint, "file"), []byte("data"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r.add(second)
-	if data, err := os.ReadFile(filepath.Join(second.MountPoint, "file")); err != nil || string(data) != "data" {
-		t.Errorf("at the second place: %q, %v", data, err)
-	}
-}

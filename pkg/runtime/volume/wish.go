@@ -132,7 +132,7 @@ func fsGroup(metadata map[string]string) (*agentproto.FSGroup, error) {
 		return nil, fmt.Errorf("%w: %s: %w", directvolume.ErrInvalid, directvolume.MetadataFSGroup, err)
 	}
 	group := &agentproto.FSGroup{GroupId: uint32(id), GroupChangePolicy: agentproto.FSGroupChangePolicy_Always}
-	if metadata[directvolume.MetadataFSGroupChangePolicy] == "OnRootMismatch" {
+	if metadata[directvolume.MetadataFSGroupChangePolicy] == directvolume.FSGroupOnRootMismatch {
 		group.GroupChangePolicy = agentproto.FSGroupChangePolicy_OnRootMismatch
 	}
 	return group, nil

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // Kubelet's volumes that are more than a folder to share, by the part of their path that names the plugin.
@@ -57,16 +59,10 @@ func LocalPath(source string) string { return path.Join(localDir, path.Base(path
 // WatchablePath is where the guest has its copy of a watched folder; shared is the folder's path on the share.
 func WatchablePath(shared string) string { return path.Join(watchableDir, path.Base(shared)) }
 
-// Where the container's last words are: as kubelet says, if containerd passes that on, and where they are by default.
-const (
-	annotationMessagePath = "io.kubernetes.container.terminationMessagePath"
-	defaultMessagePath    = "/dev/termination-log"
-)
-
 // MessageMount returns the mount of the file into which the container may write its last words. It is known by its place in
 // the container, or by the name that kubelet gives such files: …/pods/UID/containers/NAME/ID.
 func MessageMount(s *specs.Spec) (m specs.Mount, ok bool) {
-	at := path.Clean(cmp.Or(s.Annotations[annotationMessagePath], defaultMessagePath))
+	at := path.Clean(cmp.Or(s.Annotations[agentproto.AnnotationMessagePath], agentproto.DefaultMessagePath))
 	for _, is := range []func(specs.Mount) bool{
 		func(m specs.Mount) bool { return path.Clean(m.Destination) == at },
 		func(m specs.Mount) bool {

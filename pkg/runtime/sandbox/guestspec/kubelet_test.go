@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 func TestKubeletsVolumesAreKnownByTheirPath(t *testing.T) {
@@ -40,7 +42,7 @@ func TestTheFileOfAContainersLastWordsIsKnown(t *testing.T) {
 	bind := func(source, destination string) specs.Mount {
 		return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: []string{"rbind", "rw"}}
 	}
-	named := map[string]string{annotationMessagePath: "/var/why"}
+	named := map[string]string{agentproto.AnnotationMessagePath: "/var/why"}
 	for _, tc := range []struct {
 		name              string
 		mounts            []specs.Mount
@@ -63,8 +65,8 @@ func TestTheFileOfAContainersLastWordsIsKnown(t *testing.T) {
 			t.Errorf("%s: %+v, %v", tc.name, m, ok)
 		}
 		out, _, err := For(s, Guest{ContainerID: "c1"})
-		if err != nil || out.Annotations[annotationMessagePath] != tc.destination {
-			t.Errorf("%s: the agent is told %q, %v", tc.name, out.Annotations[annotationMessagePath], err)
+		if err != nil || out.Annotations[agentproto.AnnotationMessagePath] != tc.destination {
+			t.Errorf("%s: the agent is told %q, %v", tc.name, out.Annotations[agentproto.AnnotationMessagePath], err)
 		}
 	}
 }

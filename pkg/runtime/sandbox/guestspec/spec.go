@@ -14,6 +14,8 @@ import (
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katadirect/katadirect/pkg/agentproto"
 )
 
 // ErrUnsupported says that the spec asks for what cannot be had in a virtual machine.
@@ -86,13 +88,13 @@ func mounts(s *specs.Spec, g Guest) error {
 // before mounts, which hides kubelet's names.
 func message(s *specs.Spec, _ Guest) error {
 	m, ok := MessageMount(s)
-	if !ok || path.Clean(m.Destination) == defaultMessagePath {
+	if !ok || path.Clean(m.Destination) == agentproto.DefaultMessagePath {
 		return nil
 	}
 	if s.Annotations == nil {
 		s.Annotations = make(map[string]string)
 	}
-	s.Annotations[annotationMessagePath] = m.Destination
+	s.Annotations[agentproto.AnnotationMessagePath] = m.Destination
 	return nil
 }
 

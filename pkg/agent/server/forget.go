@@ -1,0 +1,27 @@
+package server
+
+import (
+	"log/slog"
+	"sync/atomic"
+)
+
+// forgets are the calls of Service.Forget after removed containers. For each name that the guest remembers virtiofsd keeps
+// a file open, deleted or not: after some hundred restarts of containers it would have no more to open. Nobody waits for
+// them, and containers that are removed during a call share the next.
+type forgets struct{ wanted atomic.Int64 }
+
+// call calls forget, unless somebody is about to: who is at it begins again for everyone who came meanwhile.
+func (f *forgets) call(forget func() error) {
+	if f.wanted.Add(1) > 1 {
+		return
+	}
+	for {
+		before := f.wanted.Load()
+		if err := forget(); err != nil {
+			slog.Warn("the names of a removed container's files are kept", "error", err)
+		}
+		if f.wanted.CompareAndSwap(before, 0) {
+			return
+		}
+	}
+}
