@@ -33,9 +33,9 @@ type Checker struct {
 // ext says itself when it wants to be checked: after an error, after a crash
 // (its journal waits to be replayed), or when its owner set a number of mounts
 // or a time after which it is due. e2fsck -p then repairs only what is safe to
-// repair; ErrDamaged says that this was not enough. A file system in use is
-// not checked: it is in the kernel's hands, and its superblock on the device
-// says of every one that it was not unmounted.
+// repair; ErrDamaged says that this was not enough, and ErrBusy that somebody
+// has the device, as a mount in another namespace has: e2fsck refuses it then,
+// and the superblock of any mounted file system says that it was not unmounted.
 func (c Checker) Check(ctx context.Context, node, fstype string) (repaired string, err error) {
 	switch fstype {
 	case "ext2", "ext3", "ext4":
@@ -43,8 +43,11 @@ func (c Checker) Check(ctx context.Context, node, fstype string) (repaired strin
 		return "", nil
 	}
 	why, err := c.extDue(node)
-	if err != nil || why == "" || inUse(node) {
+	if err != nil || why == "" {
 		return "", err
+	}
+	if inUse(node) {
+		return "", fmt.Errorf("check %s (%s): %w", node, why, ErrBusy)
 	}
 	output, status, err := c.Tools.run(ctx, "e2fsck", "-p", node)
 	if err != nil {
@@ -55,13 +58,15 @@ func (c Checker) Check(ctx context.Context, node, fstype string) (repaired strin
 		return "", nil
 	case status&^(fsckFixed|fsckReboot) == 0:
 		return mkfs.OneLine(output), nil
+	case inUse(node): // since then
+		return "", fmt.Errorf("check %s (%s): %w: %s", node, why, ErrBusy, mkfs.OneLine(output))
 	}
 	return "", fmt.Errorf("%w: %s (%s): e2fsck -p ended with status %d; its data is untouched, and needs a person to "+
 		"run e2fsck: %s", ErrDamaged, node, why, status, mkfs.OneLine(output))
 }
 
 // inUse says whether somebody has the device for himself: a mount, in whatever
-// namespace, or a program to which mount(2) will refuse the device.
+// namespace, or a program that checks or formats it.
 func inUse(node string) bool {
 	f, err := os.OpenFile(node, os.O_RDONLY|os.O_EXCL, 0)
 	if err == nil {

@@ -30,7 +30,7 @@ func pastCache(device *os.File, size int64) (undo func()) {
 	if _, err := unix.FcntlInt(fd, unix.F_SETFL, flags|unix.O_DIRECT); err != nil {
 		return nothing
 	}
-	return func() { _, _ = unix.FcntlInt(fd, unix.F_SETFL, flags) }
+	return func() { _, _ = unix.FcntlInt(device.Fd(), unix.F_SETFL, flags) }
 }
 
 // aligned returns length bytes in memory that a read past the cache can fill.

@@ -40,9 +40,9 @@ var (
 	// ErrRefused is returned when the mkfs program does not take the options
 	// that the volume's owner has chosen.
 	ErrRefused = errors.New("mkfs options are refused")
-	// ErrBusy is returned when a file system could not be released because
-	// something still uses it.
-	ErrBusy = errors.New("file system is in use")
+	// ErrBusy is returned when something uses a file system that is to be
+	// released or checked, or a device that is to be formatted.
+	ErrBusy = errors.New("it is in use")
 )
 
 // Tools runs programs to their end. Reaper.Output is one, HostTools another.

@@ -77,13 +77,13 @@ func (f Formatter) Format(ctx context.Context, node, fstype string, how How) err
 // that somebody else has the device for himself.
 func (f Formatter) FormatIfBlank(ctx context.Context, node, fstype string, how How) (Content, error) {
 	content, err := glance(node)
-	if err == nil && !content.Used() {
-		content, err = f.format(ctx, node, fstype, how)
+	if err != nil || content.Used() {
+		return content, err
 	}
-	if err != nil {
-		return content, fmt.Errorf("format %s: %w", node, err)
+	if content, err = f.format(ctx, node, fstype, how); err != nil {
+		err = fmt.Errorf("format %s: %w", node, err)
 	}
-	return content, nil
+	return content, err
 }
 
 // format formats a device that looks blank, if it is.
@@ -95,7 +95,7 @@ func (f Formatter) format(ctx context.Context, node, fstype string, how How) (Co
 		return Content{}, busy(err)
 	}
 	defer device.Close()
-	size, content, err := look(device)
+	size, content, err := look(device, probe)
 	if err != nil || content.Used() {
 		return content, err
 	}
@@ -141,16 +141,6 @@ func (f Formatter) Make(ctx context.Context, image, fstype string, how How) erro
 		return fmt.Errorf("format %s: %w", image, err)
 	}
 	return nil
-}
-
-// look finds out what is on a device.
-func look(device *os.File) (size int64, content Content, err error) {
-	if size, err = sizeOf(device); err != nil {
-		return 0, Content{}, err
-	}
-	defer pastCache(device, size)()
-	content, err = probe(device, size)
-	return size, content, err
 }
 
 // begin marks a device that may be formatted, and clears what an unfinished

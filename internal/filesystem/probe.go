@@ -82,33 +82,37 @@ func signatureAreas(size int64) []area {
 // Probe finds out what the device or image at path holds. It reads the whole
 // of the signature areas before it says "blank"; a known signature at the
 // beginning ends the search early.
-func Probe(path string) (Content, error) {
+func Probe(path string) (Content, error) { return lookAt(path, probe) }
+
+// glance is Probe, as far as the beginning tells: what it calls blank need not
+// be.
+func glance(path string) (Content, error) {
+	return lookAt(path, func(r io.ReaderAt, size int64) (Content, error) {
+		return probeHead(r, size, aligned(quickLength))
+	})
+}
+
+func lookAt(path string, probe func(io.ReaderAt, int64) (Content, error)) (Content, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Content{}, fmt.Errorf("look for a file system: %w", err)
 	}
 	defer f.Close()
-	_, content, err := look(f)
-	if err != nil {
-		return Content{}, fmt.Errorf("look for a file system on %s: %w", path, err)
-	}
-	return content, nil
+	_, content, err := look(f, probe)
+	return content, err
 }
 
-// glance is Probe, as far as the beginning tells: what it calls blank need not
-// be.
-func glance(path string) (Content, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Content{}, err
+// look finds out how large an open device is and what it holds.
+func look(device *os.File, probe func(io.ReaderAt, int64) (Content, error)) (size int64, content Content, err error) {
+	if size, err = sizeOf(device); err == nil {
+		undo := pastCache(device, size)
+		content, err = probe(device, size)
+		undo()
 	}
-	defer f.Close()
-	size, err := sizeOf(f)
 	if err != nil {
-		return Content{}, err
+		return size, Content{}, fmt.Errorf("look for a file system on %s: %w", device.Name(), err)
 	}
-	defer pastCache(f, size)()
-	return probeHead(f, size, aligned(quickLength))
+	return size, content, nil
 }
 
 func probe(r io.ReaderAt, size int64) (Content, error) {

@@ -73,6 +73,7 @@ var codeOf = []struct {
 	{ErrBusy, codes.Aborted},
 	{errDeleted, codes.Aborted},
 	{ErrToken, codes.Aborted},
+	{filesystem.ErrBusy, codes.Aborted},
 	{ErrInvalidArgument, codes.InvalidArgument},
 	{pool.ErrInvalidID, codes.InvalidArgument},
 	{pool.ErrInvalidSpec, codes.InvalidArgument},

@@ -87,7 +87,7 @@ func (k *kube) running(pod string) {
 	k.t.Helper()
 	var err error
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		_, err = k.tryKubectl("wait", "--for=jsonpath={.status.phase}=Running", "--timeout="+patience.String(), "pod/"+pod)
+		_, err = k.tryKubectl("wait", "--for=jsonpath={.status.phase}=Running", "--timeout="+time.Until(deadline).String(), "pod/"+pod)
 		if err == nil {
 			return
 		}

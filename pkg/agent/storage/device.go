@@ -135,7 +135,7 @@ func (m *Mounts) look(ctx context.Context, r request, disk device.Disk, locked b
 		return filesystem.Probe(disk.Node)
 	}
 	begins := func(content filesystem.Content) {
-		slog.Info("the device is blank, and is being formatted", "disk", disk.Node, "fstype", r.fstype, "again", content.Unfinished)
+		slog.Info("the device is blank, and is being formatted", "disk", disk.Node, "fstype", r.fstype, "cut_short_before", content.Unfinished)
 	}
 	return filesystem.Formatter{Tools: m.Tools, Begins: begins}.FormatIfBlank(ctx, disk.Node, r.fstype,
 		filesystem.How{Ephemeral: r.ephemeral, Options: r.mkfsOptions})
