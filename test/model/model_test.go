@@ -324,13 +324,14 @@ func (w *world) takeAway(s state) error {
 
 // ends are the calls that end all there is.
 func (s *state) ends() []step {
-	var all []step
+	var all, halfMade []step
 	for i, v := range s.volumes {
 		switch {
 		case v.published:
 			all = append(all, step{kind: unpublish, volume: i, target: v.target})
 		case isInline(i) && v.exists:
-			all = append(all, step{kind: unpublish, volume: i, target: v.madeFor})
+			// Its target may have been given to another since, which ends there first.
+			halfMade = append(halfMade, step{kind: unpublish, volume: i, target: v.madeFor})
 		}
 		if v.staged {
 			all = append(all, step{kind: unstage, volume: i, staging: v.stagedAt})
@@ -352,7 +353,7 @@ func (s *state) ends() []step {
 			all = append(all, step{kind: dropGroup, group: i})
 		}
 	}
-	return all
+	return append(all, halfMade...)
 }
 
 func describeStates(all []state) string {

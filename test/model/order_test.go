@@ -2,6 +2,7 @@ package model
 
 import (
 	"slices"
+	"testing"
 
 	"google.golang.org/grpc/codes"
 )
@@ -156,4 +157,19 @@ func sameVolume(a, b volume) bool {
 		a.staged == b.staged && a.stagedAt == b.stagedAt && a.stagedToRead == b.stagedToRead &&
 		a.published == b.published && a.target == b.target && a.publishedToRead == b.publishedToRead && a.sandbox == b.sandbox &&
 		a.limits == b.limits
+}
+
+// A kill may leave an inline volume that was made for a target and not published there, and the target goes to another.
+func TestWhatWasMadeForATargetEndsAfterWhatHasIt(t *testing.T) {
+	var s state
+	made, published := volumeNames, volumeNames+1
+	s.volumes[made] = volume{exists: true, madeFor: 2}
+	s.volumes[published] = volume{exists: true, madeFor: 2, published: true, target: 2}
+	var order []int
+	for _, last := range s.ends() {
+		order = append(order, last.volume)
+	}
+	if want := []int{published, made}; !slices.Equal(order, want) {
+		t.Errorf("the volumes end in the order %v, want %v", order, want)
+	}
 }
