@@ -132,7 +132,7 @@ func TestAPanicEndsOneCallOnly(t *testing.T) {
 
 func TestEveryDomainErrorHasItsCode(t *testing.T) {
 	want := map[codes.Code][]error{
-		codes.Aborted: {ErrBusy, errDeleted, ErrToken},
+		codes.Aborted: {ErrBusy, errDeleted, ErrToken, filesystem.ErrBusy},
 		codes.InvalidArgument: {
 			ErrInvalidArgument, pool.ErrInvalidID, pool.ErrInvalidSpec, directvolume.ErrInvalidKey, mkfs.ErrOption, filesystem.ErrRefused,
 		},
