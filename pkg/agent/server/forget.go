@@ -6,8 +6,9 @@ import (
 )
 
 // forgets are the calls of Service.Forget after removed containers. For each name that the guest remembers virtiofsd keeps
-// a file open, deleted or not: after some hundred restarts of containers it would have no more to open. Nobody waits for
-// them, and containers that are removed during a call share the next.
+// a file open, deleted or not: after some hundred restarts of containers it would have no more to open. (The kernel keeps
+// names of files of which it has pages, which this does not reach.) Nobody waits for the calls, and containers that are
+// removed during one share the next.
 type forgets struct{ wanted atomic.Int64 }
 
 // call calls forget, unless somebody is about to: who is at it begins again for everyone who came meanwhile.
