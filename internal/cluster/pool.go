@@ -44,7 +44,8 @@ func (n *node) mountPool(ctx context.Context) error {
 }
 
 // release detaches the loop devices of raw block volumes, which outlive their pods where kubelet has not ended them: kubelet's
-// own, which stands on the driver's, and then the driver's. What cannot be detached the search for leftovers finds.
+// own, which stands on the driver's, and then the driver's. The search for leftovers does not see them: their backing files
+// are not below the lab's folder, as the host has it.
 const release = `
 disk=$(mountpoint -d "$0") || exit 0
 for device in $(losetup -n -O NAME,BACK-MAJ:MIN | awk -v disk="$disk" '$2 == disk {print $1}'); do
