@@ -179,7 +179,7 @@ func (c *Cluster) Close(ctx context.Context) (leftovers []string, err error) {
 			errs = append(errs, l.Close())
 		}
 	}
-	errs = append(errs, each(c.nodes, func(n *node) error { return errors.Join(n.removePods(ctx), n.releaseLoops(ctx)) }))
+	errs = append(errs, each(c.nodes, func(n *node) error { return n.removePods(ctx) }))
 	c.killControlPlane()
 	for _, n := range slices.Backward(c.nodes) {
 		left, err := n.lab.Discard(ctx)

@@ -43,25 +43,6 @@ func (n *node) mountPool(ctx context.Context) error {
 	return n.command(ctx, "mount", "-o", "loop", n.poolImage(), poolDir)
 }
 
-// release detaches the loop devices of raw block volumes, which outlive their pods where kubelet has not ended them: kubelet's
-// own, which stands on the driver's, and then the driver's. The search for leftovers does not see them: their backing files
-// are not below the lab's folder, as the host has it.
-const release = `
-disk=$(mountpoint -d "$0") || exit 0
-for device in $(losetup -n -O NAME,BACK-MAJ:MIN | awk -v disk="$disk" '$2 == disk {print $1}'); do
-	node=$(stat -c %i "$device")
-	for above in $(losetup -n -O NAME,BACK-INO,BACK-MAJ:MIN | awk -v node="$node" -v dev="$(mountpoint -d /dev)" '$2 == node && $3 == dev {print $1}'); do
-		losetup -d "$above" || :
-	done
-	losetup -d "$device" || :
-done
-`
-
-// releaseLoops lets go of the volumes that are raw block devices on the host.
-func (n *node) releaseLoops(ctx context.Context) error {
-	return n.command(ctx, "bash", "-c", release, poolDir)
-}
-
 // command runs one of the system's programs in the node's namespaces.
 func (n *node) command(ctx context.Context, name string, args ...string) error {
 	program, err := exec.LookPath(name)

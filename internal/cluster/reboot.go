@@ -15,17 +15,15 @@ import (
 var controlPlane = []string{"etcd", APIServer, "kube-controller-manager", "kube-scheduler"}
 
 // forget is what a reboot does to a node's files and mounts: none of kubelet's, the pods' and containerd's mounts is left,
-// and no loop device; /run is empty, and what containerd keeps there.
+// /run is empty, and what containerd keeps there.
 const forget = `
-pool=$0 run=$1 state=$2
-loops=$(losetup -n -O NAME,BACK-MAJ:MIN | awk -v disk="$(mountpoint -d "$pool")" '$2 == disk {print $1}')
+run=$0 state=$1
 points() { awk '{print $5}' /proc/self/mountinfo | grep -E "$1" | sort -r; }
 for round in 1 2 3 4 5; do
 	for point in $(points '^(/var/lib/kubelet|/run|'"$state"'|/var/lib/katadirect)/.'); do
 		[ "$point" = /run/katadirect ] || umount -l "$point" 2>/dev/null || :
 	done
 done
-for device in $loops; do losetup -d "$device" || :; done
 find /run -xdev -mindepth 1 -maxdepth 1 ! -name katadirect -exec rm -rf --one-file-system {} +
 find "$run" "$state" -xdev -mindepth 1 -delete
 `
@@ -38,8 +36,10 @@ func (c *Cluster) Reboot(ctx context.Context) error {
 	if err := c.killNode(ctx); err != nil {
 		return err
 	}
-	_, err := c.lab.Run(ctx, lab.Command{Name: "reboot", Path: "/bin/bash",
-		Args: []string{"-c", forget, poolDir, c.path("run"), c.path("state")}})
+	if err := c.lab.DetachLoops(); err != nil {
+		return err
+	}
+	_, err := c.lab.Run(ctx, lab.Command{Name: "reboot", Path: "/bin/bash", Args: []string{"-c", forget, c.path("run"), c.path("state")}})
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,8 @@ func (l *Lab) makeDir() error {
 	return os.Rename(path+".new", path)
 }
 
-// Sweep removes the folders of runs that were killed. Their processes and mounts went with their namespaces.
+// Sweep removes the folders of runs that were killed, and their loop devices. Their processes and mounts went with their
+// namespaces.
 func Sweep() {
 	for _, parent := range []string{os.Getenv("TMPDIR"), "/var/tmp"} {
 		locks, _ := filepath.Glob(filepath.Join(parent, dirPattern+"*", "lock"))
@@ -139,6 +140,7 @@ func Sweep() {
 			}
 			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 				removeCgroups(cgroupOf(filepath.Dir(path)))
+				_ = detachLoopsBelow(filepath.Dir(path))
 				_ = os.RemoveAll(filepath.Dir(path))
 			}
 			_ = f.Close()
@@ -172,7 +174,7 @@ func (l *Lab) Close(ctx context.Context) (leftovers []string, err error) {
 
 // Discard is Close for a lab that may be full of things: only what outlives it counts as left over.
 func (l *Lab) Discard(ctx context.Context) (leftovers []string, err error) {
-	return l.end(ctx, func() ([]string, error) { return nil, nil })
+	return l.end(ctx, func() ([]string, error) { return nil, l.DetachLoops() })
 }
 
 func (l *Lab) end(ctx context.Context, lookInside func() ([]string, error)) (leftovers []string, err error) {

@@ -71,12 +71,12 @@ func (l *Lab) survey() ([]string, error) {
 			left = append(left, "mount: "+m.String())
 		}
 	}
-	loops, err := loopsOf(func(backing string) bool { return isBelow(backing, l.Dir) })
+	loops, err := loopsBelow(l.Dir)
 	if err != nil {
 		return nil, err
 	}
-	for device, backing := range loops {
-		left = append(left, fmt.Sprintf("loop device %s of %s", device, backing))
+	for _, one := range loops {
+		left = append(left, one.String())
 	}
 	tasks, _ := filepath.Glob(filepath.Join(l.Dir, "state/io.containerd.runtime.v2.task/*/*"))
 	for _, task := range tasks {
@@ -159,12 +159,12 @@ func leftoversOutside(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	loops, err := loopsOf(func(backing string) bool { return isBelow(backing, dir) })
+	loops, err := loopsBelow(dir)
 	if err != nil {
 		return nil, err
 	}
-	for device, backing := range loops {
-		left = append(left, fmt.Sprintf("loop device %s of %s has outlived the lab", device, backing))
+	for _, one := range loops {
+		left = append(left, fmt.Sprintf("%v has outlived the lab", one))
 	}
 	if _, err := os.Lstat(dir); err == nil {
 		left = append(left, "folder: "+dir)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,41 +66,21 @@ func everyMount(visit func(pid int, m mount)) error {
 	return nil
 }
 
-// loopsOf lists the loop devices whose backing file is wanted.
-func loopsOf(wanted func(backing string) bool) (map[string]string, error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		return nil, err
-	}
-	loops := map[string]string{}
-	for _, file := range files {
-		backing, err := os.ReadFile(file)
-		if err != nil {
-			continue // detached since
-		}
-		if path := strings.TrimSpace(string(backing)); wanted(strings.TrimSuffix(path, " (deleted)")) {
-			loops["/dev/"+strings.Split(file, "/")[3]] = path
-		}
-	}
-	return loops, nil
-}
-
 // MountsOf lists every mount on the host, in whatever mount namespace, of a volume with this backing file or device:
 // of a file system on it, of the file itself, on one of the folders where an orchestrator expects the volume, or of
 // such a folder somewhere else. One line each.
 func (l *Lab) MountsOf(backing string, folders ...string) ([]string, error) {
-	devices, err := loopsOf(func(b string) bool { return b == backing })
+	loops, err := loopsOf(func(b string) bool { return b == backing })
 	if err != nil {
 		return nil, err
 	}
-	devices[backing] = backing
 	inside, err := readMounts(l.ns.init.Process.Pid)
 	if err != nil {
 		return nil, err
 	}
 	var found []string
 	err = everyMount(func(pid int, m mount) {
-		_, is := devices[m.source]
+		is := m.source == backing || slices.ContainsFunc(loops, func(l loop) bool { return l.device == m.source })
 		for _, path := range append(folders, backing) {
 			is = is || m.point == path || m.shows(path, inside)
 		}

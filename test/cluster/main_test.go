@@ -22,13 +22,14 @@ func TestMain(m *testing.M) { artifacts.Main(m) }
 // patience bounds all of it, on a busy host.
 const patience = 10 * time.Minute
 
-// What a person does: make cluster, the line that it prints, docs/example.yaml, make cluster-down with the pod running.
+// What a person does: make cluster, the line that it prints, two examples, make cluster-down with the pods running: one in a
+// machine, and an ordinary one with a disk, which is two loop devices of the host.
 func TestAClusterIsThereAndThenWithoutATrace(t *testing.T) {
 	cluster := filepath.Join(artifacts.BinDir, "cluster")
 	if said, err := exec.Command("go", "build", "-o", cluster, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	example, err := filepath.Abs("../../docs/example.yaml")
+	module, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,27 +55,34 @@ func TestAClusterIsThereAndThenWithoutATrace(t *testing.T) {
 		}
 	})
 
+	others := loopDevices(t)
 	said := run(cluster, "up")
 	printed := regexp.MustCompile(`export KUBECONFIG=\S+ PATH=\S+`).FindString(said)
 	dir := regexp.MustCompile(`Its logs are in (\S+)/log\.`).FindStringSubmatch(said)
 	if printed == "" || dir == nil {
 		t.Fatalf("it does not say how to use it:\n%s", said)
 	}
-	if got := run("sh", "-euc", printed+"; kubectl apply -f "+example+" >&2; kubectl wait --for=condition=Ready --timeout=3m pod/example"); !strings.Contains(got, "condition met") {
-		t.Errorf("the example says %q", got)
+	disk := filepath.Join(work, "disk.yaml")
+	ordinary(t, filepath.Join(module, "deploy/examples/raw-block.yaml"), disk)
+	if got := run("sh", "-euc", printed+"; kubectl apply -f "+module+"/docs/example.yaml -f "+disk+" >&2; kubectl wait --for=condition=Ready --timeout=3m pod/example pod/raw-block"); strings.Count(got, "condition met") != 2 {
+		t.Errorf("the examples say %q", got)
 	}
 	if said := run(cluster, "up"); !strings.Contains(said, "runs already") {
 		t.Errorf("a second one says %q", said)
 	}
 	inside := namespacesIn(t, dir[1])
-	if before := tracesOf(t, work, dir[1], inside); len(before) < 10 {
+	devices := slices.DeleteFunc(loopDevices(t), func(line string) bool { return slices.Contains(others, line) })
+	if len(devices) != 3 {
+		t.Errorf("the pool's loop device, the volume's and kubelet's on that are %q", devices)
+	}
+	if before := tracesOf(t, work, dir[1], inside, devices); len(before) < 10 {
 		t.Fatalf("a running cluster has few traces: the test looks in the wrong places: %q", before)
 	}
 
 	if said := run(cluster, "down"); said != "the cluster is gone\n" {
 		t.Errorf("its end says %q", said)
 	}
-	if left := tracesOf(t, work, dir[1], inside); len(left) > 0 {
+	if left := tracesOf(t, work, dir[1], inside, devices); len(left) > 0 {
 		t.Errorf("it has left\n%s", strings.Join(left, "\n"))
 	}
 	if said := run(cluster, "down"); said != "no cluster is running\n" {
@@ -112,8 +120,34 @@ func namespacesIn(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// tracesOf looks over the whole host for what is a cluster's: files, processes, mounts, loop devices, cgroups.
-func tracesOf(t *testing.T, work, dir string, inside []string) (all []string) {
+// loopDevices are the host's that have a file, each with that: a line without its path, which tells nothing of one in a pool.
+func loopDevices(t *testing.T) []string {
+	t.Helper()
+	said, err := exec.Command("losetup", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-INO").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Collect(strings.Lines(string(said)))
+}
+
+// ordinary writes the example without its RuntimeClass.
+func ordinary(t *testing.T, example, to string) {
+	t.Helper()
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const machine = "  runtimeClassName: kata\n"
+	if !strings.Contains(string(text), machine) {
+		t.Fatalf("%s is of an ordinary pod", example)
+	}
+	if err := os.WriteFile(to, []byte(strings.Replace(string(text), machine, "", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tracesOf looks over the whole host for what is a cluster's: files, processes, mounts, its loop devices, cgroups.
+func tracesOf(t *testing.T, work, dir string, inside, devices []string) (all []string) {
 	t.Helper()
 	for _, path := range []string{dir, filepath.Join(work, "out/cluster")} {
 		if _, err := os.Lstat(path); err == nil {
@@ -136,13 +170,9 @@ func tracesOf(t *testing.T, work, dir string, inside []string) (all []string) {
 			}
 		}
 	}
-	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range loops {
-		if backing, err := os.ReadFile(file); err == nil && strings.Contains(string(backing), dir) {
-			all = append(all, file+": "+string(backing))
+	for _, line := range loopDevices(t) {
+		if slices.Contains(devices, line) {
+			all = append(all, "loop device "+line)
 		}
 	}
 	for _, tree := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup/*/*"} { // of either version

@@ -3,6 +3,7 @@ package cri
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -87,6 +88,24 @@ func TestLookingIntoAPodAndFreezingItsVolume(t *testing.T) {
 		if out, err := katadirect(t, n, "exec", "0000nobody", "--", "true"); err == nil || !strings.Contains(err.Error(), "125") || !strings.Contains(out, "no living sandbox") {
 			t.Errorf("%q, %v", out, err)
 		}
+	})
+	t.Run("what is mounted for a container goes with it", func(t *testing.T) {
+		mounts := func() string { return tool(t, n, "exec", pod.ID, "--", "grep", "-c", "virtiofs", "/proc/mounts") }
+		host := lab.Mount{HostPath: t.TempDir(), ContainerPath: "/host"}
+		before := mounts()
+		for range 2 {
+			other := run(t, pod, "other", "ls /host >/dev/null; "+idle, host)
+			if during := mounts(); during == before {
+				t.Errorf("there are %s mounts with one container more: it is looked for in the wrong place", during)
+			}
+			if err := errors.Join(other.Stop(t.Context(), 0), other.Remove(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if after := mounts(); after != before {
+			t.Errorf("%s mounts of the share have become %s", before, after)
+		}
+		goesOn()
 	})
 	t.Run("metrics", func(t *testing.T) {
 		text, err := n.Metrics(t.Context(), pod)

@@ -160,11 +160,16 @@ func TestVolumesAsKubeletMakesThem(t *testing.T) {
 			t.Errorf("a lock and a FIFO of the other container's: %q", got)
 		}
 
-		// Its content outlives the container.
+		// Its content outlives the container, and it stays one folder for who comes next.
+		exec(t, two, "probe hold /disk/lock-of-two >/disk/held-by-two &")
+		await(t, two, "cat /disk/held-by-two", "locked")
 		if err := errors.Join(one.Stop(t.Context(), 0), one.Remove(t.Context())); err != nil {
 			t.Fatal(err)
 		}
 		one = run(t, pod, "one-again", `probe inotify /settings /var/run/secrets/token >/events & `+idle, mounts...)
+		if got := exec(t, one, "probe lock /disk/lock-of-two"); got != "busy\n" {
+			t.Errorf("a lock of a container that was there before: %q", got)
+		}
 		if got := exec(t, one, "cat /memory/x /disk/x /settings/colour /single/colour /var/run/secrets/token/token; cat /etc/hosts"); got != "shared\nshared\nredredone192.0.2.1 one\n" {
 			t.Errorf("the container started anew reads %q", got)
 		}

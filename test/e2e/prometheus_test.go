@@ -169,7 +169,7 @@ func prometheusSeesTheDriver(t *testing.T, k *kube) {
 	} {
 		k.step("the alert " + alert + " fires")
 		k.until(alert, func() (string, bool) {
-			_ = kubectl.claim("watched") // the guest is asked by it; kubelet would, too, once in a minute
+			_, _, _ = kubectl.try("describe", "watched") // the guest is asked by it; kubelet would, too, once in a minute
 			firing, err := p.query(fmt.Sprintf(`ALERTS{alertname=%q, alertstate="firing", persistentvolume=%q%s}`, alert, pv, labels))
 			return fmt.Sprint(firing, err), len(firing) == 1
 		})

@@ -153,8 +153,20 @@ func (m *Mirror) trySync() error {
 		m.copied, _ = readTree(m.target)
 		return err
 	}
+	before := m.copied
 	m.copied = wanted
+	m.askForGone(before)
 	return nil
+}
+
+// askForGone asks for the names that are no more: only then the kernel forgets them, and lets the file server close what it
+// has open for each.
+func (m *Mirror) askForGone(before tree) {
+	for name := range before {
+		if _, stays := m.copied[name]; !stays {
+			_, _ = m.source.Lstat(name)
+		}
+	}
 }
 
 // readContents reads the files that are not copied yet, or have changed.

@@ -57,6 +57,9 @@ type Sandbox struct {
 	first *container.Container
 
 	sharing sync.Mutex // held while that namespace is made the pod's
+
+	// sharesMu guards member.shared, and is held while what nobody is made from any more is unmounted. It is taken before mu.
+	sharesMu sync.Mutex
 }
 
 // state is where the sandbox is on its one way.
@@ -72,6 +75,7 @@ const (
 type member struct {
 	container *container.Container // nil while it is being made
 	storages  []string             // mount points
+	shared    []string             // sharedPaths
 	settled   chan struct{}        // closed when it has been made, or not
 }
 
