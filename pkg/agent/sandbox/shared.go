@@ -63,11 +63,24 @@ func (s *Sandbox) dropShared(m *member) {
 		return
 	}
 	for _, point := range unneeded(mounts, gone, s.sharedByAll()) {
-		err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // gone with the host's
+		if err := unmountShared(point); err != nil {
 			slog.Warn("a removed container's mount of the share is kept", "mount", point, "error", err)
 		}
 	}
+}
+
+// unmountShared asks the host something first: its answer comes after those to all earlier requests, and Linux 6.1 must not
+// have one under way when the file system goes (see container's pins).
+func unmountShared(point string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(point, &fs); err != nil {
+		return err
+	}
+	err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // it has just gone with the host's
+		return nil
+	}
+	return err
 }
 
 // unneeded are the mount points of what was gone is made from and nothing in use, the last first: it may be below the others.

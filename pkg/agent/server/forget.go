@@ -6,9 +6,9 @@ import (
 )
 
 // forgets are the calls of Service.Forget after removed containers. For each name that the guest remembers virtiofsd keeps
-// a file open, deleted or not: after some hundred restarts of containers it would have no more to open. (The kernel keeps
-// names of files of which it has pages, which this does not reach.) Nobody waits for the calls, and containers that are
-// removed during one share the next.
+// a file open, deleted or not. Names on what was mounted for the container alone have gone with it (Sandbox.RemoveContainer);
+// these are the others, of folders that are still there. Nobody waits for the calls, and containers that are removed during one
+// share the next.
 type forgets struct{ wanted atomic.Int64 }
 
 // call calls forget, unless somebody is about to: who is at it begins again for everyone who came meanwhile.
