@@ -113,7 +113,10 @@ func (l *Lab) makeDir() error {
 	if strings.HasPrefix(parent, "/run") {
 		return fmt.Errorf("TMPDIR=%s: the lab has a /run of its own, use another folder", parent)
 	}
-	var err error
+	parent, err := filepath.EvalSymlinks(parent) // the kernel has a loop device's file by this path
+	if err != nil {
+		return err
+	}
 	if l.Dir, err = os.MkdirTemp(parent, dirPattern); err != nil {
 		return err
 	}
@@ -140,8 +143,9 @@ func Sweep() {
 			}
 			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 				removeCgroups(cgroupOf(filepath.Dir(path)))
-				_ = detachLoopsBelow(filepath.Dir(path))
-				_ = os.RemoveAll(filepath.Dir(path))
+				if detachLoopsBelow(filepath.Dir(path)) == nil { // or the next one tries
+					_ = os.RemoveAll(filepath.Dir(path))
+				}
 			}
 			_ = f.Close()
 		}
@@ -174,7 +178,7 @@ func (l *Lab) Close(ctx context.Context) (leftovers []string, err error) {
 
 // Discard is Close for a lab that may be full of things: only what outlives it counts as left over.
 func (l *Lab) Discard(ctx context.Context) (leftovers []string, err error) {
-	return l.end(ctx, func() ([]string, error) { return nil, l.DetachLoops() })
+	return l.end(ctx, func() ([]string, error) { return nil, nil })
 }
 
 func (l *Lab) end(ctx context.Context, lookInside func() ([]string, error)) (leftovers []string, err error) {
@@ -187,7 +191,7 @@ func (l *Lab) end(ctx context.Context, lookInside func() ([]string, error)) (lef
 	}
 	if l.ns != nil {
 		leftovers, err = lookInside()
-		errs = append(errs, err, l.ns.close(ctx))
+		errs = append(errs, err, l.DetachLoops(), l.ns.close(ctx))
 	}
 	removeCgroups(cgroupOf(l.Dir))
 	errs = append(errs, os.RemoveAll(l.Dir))

@@ -17,13 +17,16 @@ type loop struct {
 	backing string // the file's path, as the kernel tells it
 	number  uint64 // the device's
 	on      uint64 // the number of the device whose file system has the backing file
+	inode   uint64 // the backing file's
 	is      uint64 // the number of the device that the backing file is, if it is one
 }
 
 func (l loop) String() string { return fmt.Sprintf("loop device %s of %s", l.device, l.backing) }
 
 // standsOn says whether the backing file of l is below itself, or in a file system on it.
-func (l loop) standsOn(below loop) bool { return l.on == below.number || l.is == below.number }
+func (l loop) standsOn(below loop) bool {
+	return below.number != 0 && (l.on == below.number || l.is == below.number)
+}
 
 // loopsOf lists the loop devices whose backing file is wanted, and then those that stand on them: a volume that is a raw
 // block device is a file in a pool that is mounted from one, and kubelet puts another on the volume's.
@@ -50,46 +53,43 @@ func loopsBelow(dir string) ([]loop, error) {
 	return loopsOf(func(backing string) bool { return isBelow(backing, dir) })
 }
 
-// loops lists all that have a backing file.
+// loops lists all that have a backing file. Of one that cannot be asked, such as a stranger's whose file is on a host that has
+// gone, only the path is known.
 func loops() (all []loop, err error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		return nil, err
 	}
 	for _, file := range files {
-		l, err := readLoop(file)
-		switch {
-		case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO):
+		backing, err := os.ReadFile(file)
+		if err != nil {
 			continue // detached since
-		case err != nil:
-			return nil, err
+		}
+		l := loop{
+			device:  "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))),
+			backing: strings.TrimSuffix(strings.TrimSpace(string(backing)), " (deleted)"),
+		}
+		if node, err := os.Open(l.device); err == nil {
+			_ = l.ask(node)
+			node.Close()
 		}
 		all = append(all, l)
 	}
 	return all, nil
 }
 
-// readLoop asks the device itself for what its folder in sysfs does not tell.
-func readLoop(backingFile string) (loop, error) {
-	backing, err := os.ReadFile(backingFile)
-	if err != nil {
-		return loop{}, err
-	}
-	node, err := os.Open("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(backingFile))))
-	if err != nil {
-		return loop{}, err
-	}
-	defer node.Close()
+// ask asks the device for what its folder in sysfs does not tell.
+func (l *loop) ask(node *os.File) error {
 	info, err := unix.IoctlLoopGetStatus64(int(node.Fd()))
 	if err != nil {
-		return loop{}, fmt.Errorf("%s: %w", node.Name(), err)
+		return err
 	}
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(node.Fd()), &stat); err != nil {
-		return loop{}, err
+		return err
 	}
-	path := strings.TrimSuffix(strings.TrimSpace(string(backing)), " (deleted)")
-	return loop{device: node.Name(), backing: path, number: stat.Rdev, on: info.Device, is: info.Rdevice}, nil
+	l.number, l.on, l.inode, l.is = stat.Rdev, info.Device, info.Inode, info.Rdevice
+	return nil
 }
 
 // DetachLoops has the kernel let go of the lab's loop devices: those of raw block volumes outlive a pod that nobody ended as
@@ -99,24 +99,33 @@ func (l *Lab) DetachLoops() error { return detachLoopsBelow(l.Dir) }
 // detachLoopsBelow begins with the uppermost: who has a device below it keeps that.
 func detachLoopsBelow(dir string) error {
 	all, err := loopsBelow(dir)
-	if err != nil {
+	if err != nil || dir == "" {
 		return err
 	}
 	var errs []error
 	for _, one := range slices.Backward(all) {
-		errs = append(errs, one.detach())
+		if err := one.detach(); err != nil {
+			errs = append(errs, fmt.Errorf("detach %v: %w", one, err))
+		}
 	}
 	return errors.Join(errs...)
 }
 
+// detach leaves the device alone if it has got another file since it was listed: while it is open here, it keeps its file.
 func (l loop) detach() error {
 	node, err := os.Open(l.device)
 	if err != nil {
 		return err
 	}
 	defer node.Close()
+	now := l
+	if err := now.ask(node); errors.Is(err, unix.ENXIO) || err == nil && now != l {
+		return nil
+	} else if err != nil {
+		return err
+	}
 	if err := unix.IoctlSetInt(int(node.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
-		return fmt.Errorf("detach %v: %w", l, err)
+		return err
 	}
 	return nil
 }

@@ -123,7 +123,7 @@ func namespacesIn(t *testing.T, dir string) (all []string) {
 // loopDevices are the host's that have a file, each with that: a line without its path, which tells nothing of one in a pool.
 func loopDevices(t *testing.T) []string {
 	t.Helper()
-	said, err := exec.Command("losetup", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-INO").Output()
+	said, err := exec.Command("losetup", "--noheadings", "--raw", "--output", "NAME,BACK-MAJ:MIN,BACK-INO").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,11 @@ func TestLookingIntoAPodAndFreezingItsVolume(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if after := mounts(); after != before {
+		after := mounts()
+		for deadline := time.Now().Add(time.Minute); after != before && time.Now().Before(deadline); after = mounts() {
+			time.Sleep(200 * time.Millisecond)
+		}
+		if after != before {
 			t.Errorf("%s mounts of the share have become %s", before, after)
 		}
 		goesOn()

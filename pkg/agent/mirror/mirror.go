@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -36,14 +37,15 @@ const interval = 2 * time.Second
 type Mirror struct {
 	source, target *os.Root
 	copied         tree
-	settled        bool // the last look at all of it found no change
+	settled        bool           // the last look at all of it found no change
+	gone           map[string]int // names that are no longer there, and how often they were asked for
 	end            context.CancelFunc
 	ended          chan struct{}
 }
 
 // Start copies what is in source into the empty folder target, and follows it from then on.
 func Start(source, target string) (_ *Mirror, err error) {
-	m := &Mirror{ended: make(chan struct{})}
+	m := &Mirror{gone: map[string]int{}, ended: make(chan struct{})}
 	if m.source, err = os.OpenRoot(source); err != nil {
 		return nil, err
 	}
@@ -101,6 +103,7 @@ const tries = 5
 
 // sync brings the copy up to date.
 func (m *Mirror) sync() (err error) {
+	m.askForGone()
 	if m.unchanged() {
 		return nil
 	}
@@ -147,24 +150,31 @@ func (m *Mirror) trySync() error {
 	if !wanted.equal(again) {
 		return errMoving
 	}
+	for name := range m.copied {
+		if _, stays := wanted[name]; !stays {
+			m.gone[name] = 0
+		}
+	}
 	c := change{m.target, m.copied, wanted, contents}
 	if err := c.apply(); err != nil {
 		// How far it came, the copy itself knows. Its files count as others than the original's, and are written again.
 		m.copied, _ = readTree(m.target)
 		return err
 	}
-	before := m.copied
 	m.copied = wanted
-	m.askForGone(before)
 	return nil
 }
 
-// askForGone asks for the names that are no more: only then the kernel forgets them, and lets the file server close what it
-// has open for each.
-func (m *Mirror) askForGone(before tree) {
-	for name := range before {
-		if _, stays := m.copied[name]; !stays {
-			_, _ = m.source.Lstat(name)
+// asks is how often a name that is gone is asked for: the kernel may have been told that it is true for a moment longer.
+const asks = 3
+
+// askForGone asks for names that are no more. Asked for them the kernel forgets them, and has the file server close what it
+// keeps open for each; otherwise it remembers them until memory is short.
+func (m *Mirror) askForGone() {
+	for name, asked := range m.gone {
+		m.gone[name]++
+		if _, err := m.source.Lstat(name); errors.Is(err, fs.ErrNotExist) || asked >= asks-1 {
+			delete(m.gone, name)
 		}
 	}
 }

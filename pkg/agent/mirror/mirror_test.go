@@ -349,3 +349,34 @@ func TestCloseGivesUpOnALookThatTakesTooLongAndCanBeRepeated(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestWhatIsGoneIsAskedForAgainButNotForEver(t *testing.T) {
+	v := &volume{t: t, dir: t.TempDir()}
+	v.update(map[string]string{"a": "1", "b": "2"})
+	m := &Mirror{gone: map[string]int{}}
+	for dir, root := range map[string]**os.Root{v.dir: &m.source, t.TempDir(): &m.target} {
+		var err error
+		if *root, err = os.OpenRoot(dir); err != nil {
+			t.Fatal(err)
+		}
+		defer (*root).Close()
+	}
+	v.do(m.sync())
+	if len(m.gone) > 0 {
+		t.Errorf("at the beginning: %v", m.gone)
+	}
+	v.update(map[string]string{"a": "3"})
+	v.do(m.sync())
+	for _, name := range []string{"b", "..2026_generation_1", "..2026_generation_1/a"} {
+		if _, asked := m.gone[name]; !asked {
+			t.Errorf("%s will not be asked for: %v", name, m.gone)
+		}
+	}
+	m.gone["a"] = 0 // as one that the kernel still has
+	for range asks {
+		v.do(m.sync())
+	}
+	if len(m.gone) > 0 {
+		t.Errorf("still asked for: %v", m.gone)
+	}
+}

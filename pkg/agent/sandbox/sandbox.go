@@ -58,7 +58,8 @@ type Sandbox struct {
 
 	sharing sync.Mutex // held while that namespace is made the pod's
 
-	// sharesMu guards member.shared, and is held while what nobody is made from any more is unmounted. It is taken before mu.
+	// sharesMu guards member.shared, and is held while what nobody is made from any more is unmounted. It is taken before mu,
+	// and nobody who holds it waits for the host's files.
 	sharesMu sync.Mutex
 }
 

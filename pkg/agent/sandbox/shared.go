@@ -2,10 +2,12 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -46,49 +48,71 @@ func (s *Sandbox) takeShared(m *member, paths []string) {
 	m.shared = paths
 }
 
-// dropShared unmounts what the kernel has mounted for a container that is gone, unless another is made from it too. Nobody
-// else would: such a mount stays when the host's has gone, with every file of which the guest has read a page, and for each
-// virtiofsd keeps a file open.
+// shareGrace is how long a container has been gone before its part of the share is unmounted. Linux 6.1 must have no request
+// to the host under way when a file system goes (see container's pins), and a daemon with several threads answers in any order.
+const shareGrace = time.Second
+
+// dropShared unmounts, in a while, what the kernel has mounted for a container that is gone, unless another is made from it
+// too. Nobody else would: such a mount stays when the host's has gone, with every name that the guest has looked at, and for
+// each virtiofsd keeps a file open.
 func (s *Sandbox) dropShared(m *member) {
-	s.sharesMu.Lock() // no container begins to use one meanwhile: it would see another file system than those who had it before
-	defer s.sharesMu.Unlock()
+	s.sharesMu.Lock()
 	gone := m.shared
 	m.shared = nil
-	if len(gone) == 0 {
-		return
-	}
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(shareType))
-	if err != nil {
-		slog.Warn("a removed container's mounts of the share are kept", "error", err)
-		return
-	}
-	for _, point := range unneeded(mounts, gone, s.sharedByAll()) {
-		if err := unmountShared(point); err != nil {
-			slog.Warn("a removed container's mount of the share is kept", "mount", point, "error", err)
-		}
+	s.sharesMu.Unlock()
+	if len(gone) > 0 {
+		time.AfterFunc(shareGrace, func() {
+			if err := s.unmountShared(gone); err != nil {
+				slog.Warn("a removed container's part of the share is kept", "error", err)
+			}
+		})
 	}
 }
 
-// unmountShared asks the host something first: its answer comes after those to all earlier requests, and Linux 6.1 must not
-// have one under way when the file system goes (see container's pins).
-func unmountShared(point string) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(point, &fs); err != nil {
+func (s *Sandbox) unmountShared(gone []string) error {
+	points, err := s.unneeded(gone)
+	if err != nil {
 		return err
 	}
-	err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // it has just gone with the host's
-		return nil
+	// The host is asked before anybody has to wait for the lock: from a daemon with one thread the answer comes after those
+	// to all earlier requests. What it says does not matter.
+	for _, point := range points {
+		var fs unix.Statfs_t
+		_ = unix.Statfs(point, &fs)
 	}
-	return err
+	s.sharesMu.Lock() // a container that begins to use one now would see another file system than those who had it before
+	defer s.sharesMu.Unlock()
+	if points, err = s.unneeded(gone); err != nil {
+		return err
+	}
+	var errs []error
+	for _, point := range points {
+		err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // it has just gone with the host's
+			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Sandbox) unneeded(gone []string) ([]string, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(guest.SharedDir))
+	if err != nil {
+		return nil, err
+	}
+	return unneeded(mounts, gone, s.sharedByAll(), s.Mounts.MountPoints()), nil
 }
 
 // unneeded are the mount points of what was gone is made from and nothing in use, the last first: it may be below the others.
-func unneeded(mounts []*mountinfo.Info, gone, inUse []string) (points []string) {
+// One with something else below it, such as a volume, goes with that, and a storage's own with the storage.
+func unneeded(mounts []*mountinfo.Info, gone, inUse, storages []string) (points []string) {
 	for _, m := range slices.Backward(mounts) {
 		point := m.Mountpoint
-		of := slices.ContainsFunc(gone, func(path string) bool { return isBelow(point, path) })
-		if of && !slices.ContainsFunc(inUse, func(path string) bool { return isBelow(path, point) || isBelow(point, path) }) {
+		below := func(path string) bool { return isBelow(path, point) }
+		above := func(path string) bool { return isBelow(point, path) }
+		other := func(m *mountinfo.Info) bool { return m.FSType != shareType && below(m.Mountpoint) }
+		if slices.ContainsFunc(gone, above) && !slices.ContainsFunc(inUse, below) && !slices.ContainsFunc(inUse, above) &&
+			!slices.ContainsFunc(storages, below) && !slices.ContainsFunc(mounts, other) {
 			points = append(points, point)
 		}
 	}

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -32,22 +33,30 @@ func TestWhatAContainerIsMadeFromIsItsPartOfTheShare(t *testing.T) {
 }
 
 func TestOnlyWhatNoOtherContainerIsMadeFromIsUnmounted(t *testing.T) {
-	for name, c := range map[string]struct{ mounts, gone, inUse, want []string }{
-		"its root file system":               {[]string{"/s", "/s/c1/rootfs", "/s/c2/rootfs"}, []string{"/s/c1/rootfs"}, []string{"/s/c2/rootfs"}, []string{"/s/c1/rootfs"}},
-		"a name that begins alike":           {[]string{"/s/c1-data", "/s/c1-data2"}, []string{"/s/c1-data"}, nil, []string{"/s/c1-data"}},
-		"what is below goes first":           {[]string{"/s/c1-a", "/s/c1-a/b", "/s/c1-a/b/c"}, []string{"/s/c1-a"}, nil, []string{"/s/c1-a/b/c", "/s/c1-a/b", "/s/c1-a"}},
-		"a folder that another has too":      {[]string{"/s/c1-a", "/s/c1-b"}, []string{"/s/c1-a", "/s/c1-b"}, []string{"/s/c1-a"}, []string{"/s/c1-b"}},
-		"a folder of which another has part": {[]string{"/s/c1-a"}, []string{"/s/c1-a"}, []string{"/s/c1-a/part"}, nil},
-		"what is below another's":            {[]string{"/s/c1-a/b"}, []string{"/s/c1-a/b"}, []string{"/s/c1-a"}, nil},
-		"a part, where all of it is mounted": {[]string{"/s/c1-a"}, []string{"/s/c1-a/part"}, nil, nil},
-		"what has never been mounted":        {[]string{"/s"}, []string{"/s/c1/rootfs"}, nil, nil},
+	for name, c := range map[string]struct{ mounts, gone, inUse, storages, want []string }{
+		"its root file system":               {mounts: []string{"/s", "/s/c1/rootfs", "/s/c2/rootfs"}, gone: []string{"/s/c1/rootfs"}, inUse: []string{"/s/c2/rootfs"}, want: []string{"/s/c1/rootfs"}},
+		"a name that begins alike":           {mounts: []string{"/s/c1-data", "/s/c1-data2"}, gone: []string{"/s/c1-data"}, want: []string{"/s/c1-data"}},
+		"what is below goes first":           {mounts: []string{"/s/c1-a", "/s/c1-a/b", "/s/c1-a/b/c"}, gone: []string{"/s/c1-a"}, want: []string{"/s/c1-a/b/c", "/s/c1-a/b", "/s/c1-a"}},
+		"a folder that another has too":      {mounts: []string{"/s/c1-a", "/s/c1-b"}, gone: []string{"/s/c1-a", "/s/c1-b"}, inUse: []string{"/s/c1-a"}, want: []string{"/s/c1-b"}},
+		"a folder of which another has part": {mounts: []string{"/s/c1-a"}, gone: []string{"/s/c1-a"}, inUse: []string{"/s/c1-a/part"}},
+		"what is below another's":            {mounts: []string{"/s/c1-a/b"}, gone: []string{"/s/c1-a/b"}, inUse: []string{"/s/c1-a"}},
+		"a part, where all of it is mounted": {mounts: []string{"/s/c1-a"}, gone: []string{"/s/c1-a/part"}},
+		"what has never been mounted":        {mounts: []string{"/s"}, gone: []string{"/s/c1/rootfs"}},
+		"a storage on the share":             {mounts: []string{"/s", "/s/c1-a"}, gone: []string{"/s/c1-a"}, storages: []string{"/s", "/s/c1-a"}},
+		"a storage inside":                   {mounts: []string{"/s", "/s/c1-a"}, gone: []string{"/s/c1-a"}, storages: []string{"/s", "/s/c1-a/b"}},
+		"with a volume inside":               {mounts: []string{"/s/c1/rootfs", "disk:/s/c1/rootfs/data"}, gone: []string{"/s/c1/rootfs"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var mounts []*mountinfo.Info
 			for _, point := range c.mounts {
-				mounts = append(mounts, &mountinfo.Info{Mountpoint: point, FSType: shareType})
+				path, isDisk := strings.CutPrefix(point, "disk:")
+				info := &mountinfo.Info{Mountpoint: path, FSType: shareType}
+				if isDisk {
+					info.FSType = "ext4"
+				}
+				mounts = append(mounts, info)
 			}
-			if got := unneeded(mounts, c.gone, c.inUse); !slices.Equal(got, c.want) {
+			if got := unneeded(mounts, c.gone, c.inUse, c.storages); !slices.Equal(got, c.want) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})

@@ -126,7 +126,7 @@ type Mounted struct {
 // than a moment is left out.
 func (m *Mounts) Volumes(ctx context.Context) ([]Mounted, error) {
 	var found []Mounted
-	for _, path := range m.mountPoints() {
+	for _, path := range m.MountPoints() {
 		patience, cancel := context.WithTimeout(ctx, listPatience)
 		e, err := m.acquireVolume(patience, path)
 		cancel()

@@ -200,7 +200,7 @@ func (m *Mounts) Release(ctx context.Context, mountPoint string) error {
 func (m *Mounts) ReleaseAll(ctx context.Context) error {
 	m.ThawAll("the sandbox ends")
 	m.cutShort()
-	points := m.mountPoints()
+	points := m.MountPoints()
 	// What is mounted below something else goes first, and parts of volumes
 	// before all volumes.
 	sortDeepestFirst(points)
@@ -233,7 +233,8 @@ func (m *Mounts) cutShort() {
 	}
 }
 
-func (m *Mounts) mountPoints() []string {
+// MountPoints are those of every storage that is mounted, or is being.
+func (m *Mounts) MountPoints() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Collect(maps.Keys(m.entries))

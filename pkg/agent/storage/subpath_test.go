@@ -55,7 +55,7 @@ func TestAMissingPartOfAVolumeIsMadeLikeItsRoot(t *testing.T) {
 	}
 	r.release(v) // and the volume is free
 	// A container that is made again and again has another place each time.
-	if known := r.mountPoints(); len(known) != 0 {
+	if known := r.MountPoints(); len(known) != 0 {
 		t.Errorf("remembered although nothing is there: %v", known)
 	}
 }
@@ -126,7 +126,7 @@ func TestNoPartLeadsOutOfTheVolume(t *testing.T) {
 			t.Errorf("%q has left its mount point: %v", inside, err)
 		}
 	}
-	if known := r.mountPoints(); len(known) != 1 {
+	if known := r.MountPoints(); len(known) != 1 {
 		t.Errorf("remembered beside the volume: %v", known)
 	}
 	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
