@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -15,10 +16,11 @@ import (
 // starting a second time from it, which is half of what a call of crun costs.
 // From a sealed memory file it knows that there is nothing to protect.
 func Seal(program string) (path string, err error) {
-	content, err := os.ReadFile(program)
+	file, err := os.Open(program)
 	if err != nil {
 		return "", fmt.Errorf("seal a program: %w", err)
 	}
+	defer file.Close()
 	fd, err := unix.MemfdCreate("sealed", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return "", fmt.Errorf("seal %s: %w", program, err)
@@ -28,12 +30,16 @@ func Seal(program string) (path string, err error) {
 			unix.Close(fd)
 		}
 	}()
-	for rest := content; len(rest) > 0; {
-		n, err := unix.Write(fd, rest)
-		if err != nil {
+	// The kernel copies: half a megabyte of the agent's own memory would be the first thing that it has to collect.
+	const most = 1 << 30
+	for {
+		n, err := unix.Sendfile(fd, int(file.Fd()), nil, most)
+		if n == 0 && err == nil {
+			break
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return "", fmt.Errorf("seal %s: %w", program, err)
 		}
-		rest = rest[n:]
 	}
 	// These four, no more and no fewer, are what crun looks for.
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE

@@ -53,10 +53,12 @@ const (
 
 // Hello checks that the agent serves and asks what it can do. Until it has succeeded Features is empty.
 func (c *Client) Hello(ctx context.Context) (Features, error) {
-	if err := c.Check(ctx); err != nil {
+	serves := make(chan error, 1)
+	go func() { serves <- c.Check(ctx) }() // beside the other: a machine's start waits for the answers
+	r, err := c.GetGuestDetails(ctx, &agentproto.GuestDetailsRequest{})
+	if err := <-serves; err != nil {
 		return Features{}, err
 	}
-	r, err := c.GetGuestDetails(ctx, &agentproto.GuestDetailsRequest{})
 	if err != nil {
 		return Features{}, err
 	}
