@@ -80,7 +80,9 @@ type talk struct {
 
 func (k *kube) start(args ...string) *talk {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), patience)
+	// It talks while other things are waited for, each with patience of its own.
+	const limit = 4 * patience
+	ctx, cancel := context.WithTimeout(k.t.Context(), limit)
 	cmd := exec.CommandContext(ctx, k.Program("kubectl"), append([]string{"--kubeconfig=" + k.Kubeconfig(), "-n", k.ns}, args...)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
