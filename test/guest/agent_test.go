@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/katadirect/katadirect/pkg/agentproto"
+	"github.com/katadirect/katadirect/pkg/runtime/agentclient"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
 
@@ -56,7 +58,8 @@ func TestDestroySandboxSwitchesTheMachineOff(t *testing.T) {
 	d := m.plug(t, image, false)
 	c := m.running(t, d.storage("ext4", ifBlank...))
 	c.must("echo written > /data/file") // and not flushed
-	if _, err := m.agent.DestroySandbox(t.Context(), &agentproto.DestroySandboxRequest{}); err != nil {
+	// On a busy host the machine may be off before its answer has been read: then the connection's end is the answer.
+	if _, err := m.agent.DestroySandbox(t.Context(), &agentproto.DestroySandboxRequest{}); err != nil && !errors.Is(err, agentclient.ErrGone) {
 		t.Fatal(err)
 	}
 	select {
