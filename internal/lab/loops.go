@@ -98,8 +98,11 @@ func (l *Lab) DetachLoops() error { return detachLoopsBelow(l.Dir) }
 
 // detachLoopsBelow begins with the uppermost: who has a device below it keeps that.
 func detachLoopsBelow(dir string) error {
+	if dir == "" {
+		return nil // every path is below it
+	}
 	all, err := loopsBelow(dir)
-	if err != nil || dir == "" {
+	if err != nil {
 		return err
 	}
 	var errs []error
