@@ -250,9 +250,17 @@ func TestFindings(t *testing.T) {
 		"no passt":             {func(h *testHost) { h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n") }, "network", Error, "no passt"},
 		"passt": {func(h *testHost) {
 			h.remove("tun")
-			h.script("bin/passt", "")
+			h.script("bin/passt", "echo passt 0.0~git20250503.587980c-2")
 			h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n")
 		}, "network", OK, "bin/passt"},
+		"passt of Debian 12": {func(h *testHost) {
+			h.script("bin/passt", "echo passt unknown version")
+			h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n")
+		}, "network", Warning, "24 s"},
+		"passt that does not run": {func(h *testHost) {
+			h.script("bin/passt", "exit 1")
+			h.append("configuration.toml", "[runtime]\ninternetworking_model = \"passt\"\n")
+		}, "network", Error, "bin/passt --version"},
 		"no network": {func(h *testHost) {
 			h.remove("tun")
 			h.append("configuration.toml", "[runtime]\ninternetworking_model = \"none\"\n")
