@@ -93,7 +93,7 @@ func checkPasst(ctx context.Context, o Options) Finding {
 	}
 	if strings.Contains(version, "unknown version") {
 		return warning(name, "install a later passt, or set internetworking_model = \"tcfilter\"",
-			"%s does not know its version, as Debian 12's, which ends a connection after 24 s on which its server has sent nothing", program)
+			"%s does not know its version: it may be Debian 12's, which ends a connection if its server has sent nothing in the first 24 s", program)
 	}
 	return ok(name, "%s: %s, %s", model, program, version)
 }

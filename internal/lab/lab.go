@@ -135,6 +135,9 @@ func (l *Lab) makeDir() error {
 // namespaces.
 func Sweep() {
 	for _, parent := range []string{os.Getenv("TMPDIR"), "/var/tmp"} {
+		if real, err := filepath.EvalSymlinks(parent); err == nil {
+			parent = real // as makeDir
+		}
 		locks, _ := filepath.Glob(filepath.Join(parent, dirPattern+"*", "lock"))
 		for _, path := range locks {
 			f, err := os.Open(path)
@@ -143,7 +146,9 @@ func Sweep() {
 			}
 			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 				removeCgroups(cgroupOf(filepath.Dir(path)))
-				if detachLoopsBelow(filepath.Dir(path)) == nil { // or the next one tries
+				if err := detachLoopsBelow(filepath.Dir(path)); err != nil {
+					fmt.Fprintf(os.Stderr, "the folder of a killed run is kept for the next try: %v\n", err)
+				} else {
 					_ = os.RemoveAll(filepath.Dir(path))
 				}
 			}

@@ -16,16 +16,16 @@ type loop struct {
 	device  string // its node, /dev/loopN
 	backing string // the file's path, as the kernel tells it
 	number  uint64 // the device's
-	on      uint64 // the number of the device whose file system has the backing file
+	fileOn  uint64 // the number of the device whose file system has the backing file
 	inode   uint64 // the backing file's
-	is      uint64 // the number of the device that the backing file is, if it is one
+	fileIs  uint64 // the number of the device that the backing file is, if it is one
 }
 
 func (l loop) String() string { return fmt.Sprintf("loop device %s of %s", l.device, l.backing) }
 
 // standsOn says whether the backing file of l is below itself, or in a file system on it.
 func (l loop) standsOn(below loop) bool {
-	return below.number != 0 && (l.on == below.number || l.is == below.number)
+	return below.number != 0 && (l.fileOn == below.number || l.fileIs == below.number)
 }
 
 // loopsOf lists the loop devices whose backing file is wanted, and then those that stand on them: a volume that is a raw
@@ -38,11 +38,11 @@ func loopsOf(wanted func(backing string) bool) (found []loop, err error) {
 	for before := -1; before < len(found); {
 		before = len(found)
 		rest = slices.DeleteFunc(rest, func(l loop) bool {
-			is := wanted(l.backing) || slices.ContainsFunc(found, l.standsOn)
-			if is {
+			ours := wanted(l.backing) || slices.ContainsFunc(found, l.standsOn)
+			if ours {
 				found = append(found, l)
 			}
-			return is
+			return ours
 		})
 	}
 	return found, nil
@@ -88,7 +88,7 @@ func (l *loop) ask(node *os.File) error {
 	if err := unix.Fstat(int(node.Fd()), &stat); err != nil {
 		return err
 	}
-	l.number, l.on, l.inode, l.is = stat.Rdev, info.Device, info.Inode, info.Rdevice
+	l.number, l.fileOn, l.inode, l.fileIs = stat.Rdev, info.Device, info.Inode, info.Rdevice
 	return nil
 }
 
@@ -122,10 +122,15 @@ func (l loop) detach() error {
 	}
 	defer node.Close()
 	now := l
-	if err := now.ask(node); errors.Is(err, unix.ENXIO) || err == nil && now != l {
+	switch err := now.ask(node); {
+	case errors.Is(err, unix.ENXIO):
 		return nil
-	} else if err != nil {
+	case err != nil:
 		return err
+	case l.number == 0:
+		return errors.New("it did not say which file it has when it was listed")
+	case now != l:
+		return nil
 	}
 	if err := unix.IoctlSetInt(int(node.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
 		return err

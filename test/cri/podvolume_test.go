@@ -166,6 +166,7 @@ func TestVolumesAsKubeletMakesThem(t *testing.T) {
 		if err := errors.Join(one.Stop(t.Context(), 0), one.Remove(t.Context())); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(1500 * time.Millisecond) // by now the agent has unmounted what nobody else uses
 		one = run(t, pod, "one-again", `probe inotify /settings /var/run/secrets/token >/events & `+idle, mounts...)
 		if got := exec(t, one, "probe lock /disk/lock-of-two"); got != "busy\n" {
 			t.Errorf("a lock of a container that was there before: %q", got)

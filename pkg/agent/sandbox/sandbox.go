@@ -58,9 +58,7 @@ type Sandbox struct {
 
 	sharing sync.Mutex // held while that namespace is made the pod's
 
-	// sharesMu guards member.shared, and is held while what nobody is made from any more is unmounted. It is taken before mu,
-	// and nobody who holds it waits for the host's files.
-	sharesMu sync.Mutex
+	shares *shares
 }
 
 // state is where the sandbox is on its one way.
@@ -76,7 +74,6 @@ const (
 type member struct {
 	container *container.Container // nil while it is being made
 	storages  []string             // mount points
-	shared    []string             // sharedPaths
 	settled   chan struct{}        // closed when it has been made, or not
 }
 
@@ -87,6 +84,7 @@ func New(r *container.Runtime, m *storage.Mounts, l *module.Loader) *Sandbox {
 		ooms:       make(chan string, oomEvents),
 		done:       make(chan struct{}),
 		containers: make(map[string]*member),
+		shares:     newShares(m.MountPoints),
 	}
 }
 
@@ -166,7 +164,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 			failures = append(failures, err)
 		}
 	}
-	failures = append(failures, s.Mounts.ReleaseAll(ctx), removeNamespaces())
+	failures = append(failures, s.shares.end(ctx), s.Mounts.ReleaseAll(ctx), removeNamespaces())
 	slog.Info("sandbox is destroyed", "sandbox", s.id)
 	return errors.Join(failures...)
 }
