@@ -388,7 +388,7 @@ func muchData(t *testing.T, host *space, c *containerIn) {
 }
 
 // bulk sends bytes from the guest to a server of the host's that counts and sums them. The server speaks first, as a
-// database does: Debian 12's passt ends a connection after 24 s on which its server has said nothing (docs/network.md),
+// database does: Debian 12's passt ends a connection if its server has sent nothing in the first 24 s (docs/network.md),
 // and a slow guest takes longer.
 func bulk(t *testing.T, c *containerIn, host *space, address string, size int) {
 	t.Helper()

@@ -6,7 +6,7 @@ import (
 )
 
 // forgets are the calls of Service.Forget after removed containers. For each name that the guest remembers virtiofsd keeps
-// a file open, deleted or not. Names on what was mounted for the container alone go with that, a second later (sandbox's shares);
+// a file open, deleted or not. Names on what was mounted for the container alone go with that, a while later (sandbox: shares);
 // these are the others, of folders that are still there. Nobody waits for the calls, and containers that are removed during one
 // share the next.
 type forgets struct{ wanted atomic.Int64 }
