@@ -113,7 +113,7 @@ func (l *Lab) makeDir() error {
 	if strings.HasPrefix(parent, "/run") {
 		return fmt.Errorf("TMPDIR=%s: the lab has a /run of its own, use another folder", parent)
 	}
-	parent, err := filepath.EvalSymlinks(parent) // the kernel has a loop device's file by this path
+	parent, err := realDir(parent)
 	if err != nil {
 		return err
 	}
@@ -131,12 +131,25 @@ func (l *Lab) makeDir() error {
 	return os.Rename(path+".new", path)
 }
 
+// realDir is the path by which the kernel names a loop device's file.
+func realDir(dir string) (string, error) {
+	if dir == "" {
+		return "", os.ErrNotExist
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(dir)
+}
+
 // Sweep removes the folders of runs that were killed, and their loop devices. Their processes and mounts went with their
 // namespaces.
 func Sweep() {
 	for _, parent := range []string{os.Getenv("TMPDIR"), "/var/tmp"} {
-		if real, err := filepath.EvalSymlinks(parent); err == nil {
-			parent = real // as makeDir
+		parent, err := realDir(parent)
+		if err != nil {
+			continue
 		}
 		locks, _ := filepath.Glob(filepath.Join(parent, dirPattern+"*", "lock"))
 		for _, path := range locks {

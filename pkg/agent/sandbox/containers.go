@@ -21,10 +21,10 @@ func (s *Sandbox) CreateContainer(ctx context.Context, req *agentproto.CreateCon
 		return err
 	}
 	defer close(m.settled)
-	return s.create(ctx, req)
+	return s.create(ctx, m, req)
 }
 
-func (s *Sandbox) create(ctx context.Context, req *agentproto.CreateContainerRequest) (err error) {
+func (s *Sandbox) create(ctx context.Context, m *member, req *agentproto.CreateContainerRequest) (err error) {
 	var undo rollback.Stack
 	defer undo.OnError(ctx, &err)
 
@@ -34,8 +34,8 @@ func (s *Sandbox) create(ctx context.Context, req *agentproto.CreateContainerReq
 	if spec == nil {
 		return fmt.Errorf("create container %s: %w: none was sent", id, container.ErrSpec)
 	}
-	s.shares.take(id, sharedPaths(spec, req.GetStorages()))
-	undo.Push("forget its part of the share", func(context.Context) error { s.shares.drop(id); return nil })
+	s.shares.take(m, sharedPaths(spec, req.GetStorages()))
+	undo.Push("forget its part of the share", func(context.Context) error { s.shares.drop(m); return nil })
 	if err := s.addDevices(ctx, spec, req.GetDevices()); err != nil {
 		return fmt.Errorf("create container %s: %w", id, err)
 	}
@@ -151,7 +151,7 @@ func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
 	if err := s.releaseStorages(ctx, m); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	s.shares.drop(id)
+	s.shares.drop(m)
 	s.forget(id)
 	slog.Info("container is removed", "container", id)
 	return nil

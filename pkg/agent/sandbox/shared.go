@@ -37,8 +37,8 @@ func sharedPaths(spec *specs.Spec, storages []*agentproto.Storage) (paths []stri
 }
 
 // unneeded are the mount points of what was gone is made from and nothing in use, the last first: it may be below the others.
-// One with something else below it, such as a volume, stays as long as that, and a storage's own as long as the storage.
-func unneeded(mounts []*mountinfo.Info, gone, inUse, storages []string) (points []string) {
+// One with something else below it, such as a volume, is left for a time when that has gone, and a storage's own to the storage.
+func unneeded(mounts []*mountinfo.Info, gone, inUse, storages []string) (points []*mountinfo.Info) {
 	for _, m := range slices.Backward(mounts) {
 		point := m.Mountpoint
 		below := func(path string) bool { return isBelow(path, point) }
@@ -46,7 +46,7 @@ func unneeded(mounts []*mountinfo.Info, gone, inUse, storages []string) (points 
 		other := func(another *mountinfo.Info) bool { return another.FSType != shareType && below(another.Mountpoint) }
 		if slices.ContainsFunc(gone, above) && !slices.ContainsFunc(inUse, below) && !slices.ContainsFunc(inUse, above) &&
 			!slices.ContainsFunc(storages, below) && !slices.ContainsFunc(mounts, other) {
-			points = append(points, point)
+			points = append(points, m)
 		}
 	}
 	return points

@@ -56,7 +56,11 @@ func TestOnlyWhatNoOtherContainerIsMadeFromIsUnmounted(t *testing.T) {
 				}
 				mounts = append(mounts, info)
 			}
-			if got := unneeded(mounts, c.gone, c.inUse, c.storages); !slices.Equal(got, c.want) {
+			var got []string
+			for _, m := range unneeded(mounts, c.gone, c.inUse, c.storages) {
+				got = append(got, m.Mountpoint)
+			}
+			if !slices.Equal(got, c.want) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
