@@ -31,7 +31,8 @@ demo: setup-demo build guest containerd1 ## one volume from claim to guest and b
 
 test: root setup-test build guest containerd1 containerd2 prometheus kubernetes kubernetes-suite helm lint ## lint, unit, CSI sanity, guest, CRI, crash and Kubernetes' own tests, a minute of soak: everything but make e2e
 	@go test -race -timeout 30m ./cmd/... ./deploy/... ./internal/... ./pkg/...
-	@go test -count=1 -p 1 -timeout 60m $$(go list ./test/... | grep -v /test/e2e$$)
+	@go test -count=1 -p 1 -timeout 60m ./test/cluster ./test/conformance ./test/crash
+	@go test -count=1 -p 2 -timeout 60m $$(go list ./test/... | grep -vE '/test/(cluster|conformance|crash|e2e)$$')
 
 bench: root setup-test build guest containerd1 ## measure, with the floor beside each figure; writes out/bench.json
 	@go run ./test/bench

@@ -1,8 +1,10 @@
 package conformance
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -29,6 +31,7 @@ func TestMain(m *testing.M) { artifacts.Main(m) }
 // TestPodsInMachinesPass runs the core, or with -whole every spec there is.
 func TestPodsInMachinesPass(t *testing.T) {
 	all := readLists(t)
+	removeAtEnd(t, "/tmp/sub-path") // of the suite's specs of host paths, which leave it
 	c := openCluster(t)
 	s := suite{programs: c.Program(""), kubeconfig: c.Kubeconfig(), dir: t.TempDir()}
 	var names []string
@@ -70,6 +73,19 @@ func TestPodsInMachinesPass(t *testing.T) {
 		}
 	}
 	t.Logf("%s in %.0f s, %d at a time, under %s", count(results), time.Since(start).Seconds(), *procs, *handler)
+}
+
+// removeAtEnd removes a folder that was not there before the test.
+func removeAtEnd(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(path); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func count(results []result) string {
