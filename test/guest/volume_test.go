@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 
+	"github.com/katadirect/katadirect/pkg/agent/storage"
 	"github.com/katadirect/katadirect/pkg/agentproto"
 	"github.com/katadirect/katadirect/pkg/runtime/qemu"
 )
@@ -219,6 +220,10 @@ func TestSCSIDisk(t *testing.T) {
 	if err := m.createSandbox(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	blank := m.plug(t, newImage(t, mib), true)
+	err := m.tryCreate(t.Context(), newID("c"), spec("true"), blank.storage("ext4", ifBlank...))
+	wantCode(t, err, codes.FailedPrecondition, storage.ErrReadOnly.Error())
+	blank.unplug()
 	d := m.plug(t, newImage(t, 256*mib), false)
 	if d.address.Driver != "scsi" {
 		t.Fatalf("address %+v", d.address)

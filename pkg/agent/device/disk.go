@@ -31,8 +31,10 @@ func (d Disk) SizeBytes() (uint64, error) {
 	return sectors * sectorSize, err
 }
 
-// ReadOnly says whether the device itself refuses writes.
+// ReadOnly says whether the device itself refuses writes. A SCSI disk is there before the kernel has looked at it for the
+// second time, and is taken for writable in the middle of each look: a look of one's own comes after that one.
 func (d Disk) ReadOnly() (bool, error) {
+	d.rescan()
 	ro, err := d.number("ro")
 	return ro != 0, err
 }
@@ -56,7 +58,7 @@ func (d Disk) WaitForSize(ctx context.Context, sizeBytes uint64) (uint64, error)
 	return now, err
 }
 
-// rescan asks a SCSI disk to read its capacity anew; other kinds hear of a
+// rescan has the kernel look at a SCSI disk anew, its capacity too, and waits for that; other kinds hear of a
 // change by themselves and have no such file.
 func (d Disk) rescan() {
 	_ = os.WriteFile(filepath.Join(d.dir, "device/rescan"), []byte("1"), 0o200)

@@ -111,6 +111,21 @@ func TestSCSIControllersAreAskedToLook(t *testing.T) {
 	}
 }
 
+func TestASCSIDiskIsLookedAtAgainBeforeItSaysWhetherItIsReadOnly(t *testing.T) {
+	disk := Disk{dir: t.TempDir()}
+	rescan := filepath.Join(disk.dir, "device/rescan")
+	if err := errors.Join(os.Mkdir(filepath.Dir(rescan), 0o755), os.WriteFile(rescan, nil, 0o600),
+		os.WriteFile(filepath.Join(disk.dir, "ro"), []byte("1\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if readOnly, err := disk.ReadOnly(); err != nil || !readOnly {
+		t.Errorf("%v, %v", readOnly, err)
+	}
+	if told, err := os.ReadFile(rescan); err != nil || string(told) != "1" {
+		t.Errorf("the kernel was told %q, %v", told, err)
+	}
+}
+
 // A loop device stands in for a disk: it is found by its node, has a size, and
 // grows while somebody waits for that.
 func TestARealDiskIsFoundAndWaitedFor(t *testing.T) {

@@ -305,6 +305,10 @@ func TestDisksOnSCSI(t *testing.T) {
 		}
 		g.ask(request{Do: "scan", Text: want})
 		seen := g.disk(d.ID, true)
+		// Linux shows a disk before it has looked at it for the second time, and takes it for writable while it asks.
+		for limit := time.Now().Add(patience); seen.ReadOnly != d.ReadOnly && time.Now().Before(limit); seen = g.disk(d.ID, true) {
+			time.Sleep(time.Millisecond)
+		}
 		if !strings.HasSuffix(seen.Path, ":0:"+want) || seen.ReadOnly != d.ReadOnly {
 			t.Errorf("the guest sees %+v", seen)
 		}
