@@ -2,7 +2,6 @@ package csi
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/katadirect/katadirect/pkg/csi/loop"
 )
 
 // A node whose every file is on one small file system: the pool, records, staged state and kubelet's folders. It is
@@ -85,7 +82,7 @@ func newFullDiskHost(t *testing.T) *host {
 		for _, mounted := range h.mountsBelow(h.dir) { // of a test that has failed
 			_ = unix.Unmount(mounted, unix.MNT_DETACH)
 		}
-		_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
+		h.sweepLoops()
 	})
 	h.driver.observer.records.store.Close() // what it does beside would take of what is left, now and then
 	return h

@@ -72,7 +72,7 @@ func newModesHost(t *testing.T) (*host, *fakeCluster) {
 		for _, mounted := range h.mountsBelow(h.dir) {
 			_ = unix.Unmount(mounted, unix.MNT_DETACH)
 		}
-		_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
+		h.sweepLoops()
 	})
 	return h, cluster
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -32,14 +33,22 @@ func newBlockHost(t *testing.T) *host {
 			}
 			return nil
 		})
-		if left := h.loopDevices(); len(left) > 0 {
-			for _, device := range left {
-				t.Logf("the test leaves %s", device)
-			}
-			_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
-		}
+		h.sweepLoops()
 	})
 	return h
+}
+
+// sweepLoops takes away the loop devices that a test has left. Who still looks at a volume keeps its device, for a moment.
+func (h *host) sweepLoops() {
+	h.t.Helper()
+	var left []string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if left = h.loopDevices(); len(left) == 0 {
+			return
+		}
+		_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
+	}
+	h.t.Errorf("the test leaves %v", left)
 }
 
 // loopDevices are those over images of the host's pool, found by somebody else: the kernel's own list.
