@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -41,14 +40,13 @@ func newBlockHost(t *testing.T) *host {
 // sweepLoops takes away the loop devices that a test has left. Who still looks at a volume keeps its device, for a moment.
 func (h *host) sweepLoops() {
 	h.t.Helper()
-	var left []string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if left = h.loopDevices(); len(left) == 0 {
-			return
-		}
-		_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
+	for _, device := range h.loopDevices() {
+		h.t.Logf("the test leaves %s", device)
 	}
-	h.t.Errorf("the test leaves %v", left)
+	eventually(h.t, "the loop devices that the test has left go", func() bool {
+		_ = loop.New(h.path("pool"), nil).Sweep(context.Background(), func(string) bool { return false })
+		return len(h.loopDevices()) == 0
+	})
 }
 
 // loopDevices are those over images of the host's pool, found by somebody else: the kernel's own list.
